@@ -1,0 +1,178 @@
+"""The configuration of a run: frozen dataclasses that go to JSON and back unchanged.
+
+Every field has the name of its command-line option. Ranges are checked when the object is made, so a value that
+cannot work is refused before any data is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, get_args
+
+from convscope.errors import UsageError, unknown_name
+
+Optimizer = Literal["sgd", "adam", "adamw"]
+Schedule = Literal["constant", "one-cycle"]
+Augmentation = Literal["flip", "crop", "rotate", "zoom", "color"]
+
+SPLIT_WITHOUT_TEST_PART = (70.0, 15.0, 15.0)
+"""Train, validation and test percentages of a source that has no test part of its own."""
+SPLIT_WITH_TEST_PART = (90.0, 10.0, 0.0)
+"""Percentages for the rest of a source that has one."""
+MAX_PIXELS = 100_000_000
+"""Largest picture that is decoded, in pixels: 300 MB as RGB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the pictures come from and how they are cut to size and split.
+
+    Args:
+        source: a name (`mnist5k`, `cifar10`, ...) or the path of a folder or archive of class folders.
+        data_dir: folder that holds the files of a named source; None looks in the cache, then downloads.
+        image_size: side in pixels; None keeps the source's own size.
+        gray: one channel, even from colour pictures.
+        per_class: at most this many pictures of each class in each part.
+        split: percentages for train, validation, test; None takes the defaults above.
+        split_seed: seed of the split; apart from the training seed, so that seeds can be compared on one split.
+        drop_empty: leave out class folders without a usable picture instead of stopping.
+        allow_truncated: accept pictures whose file is cut short (missing pixels are gray in JPEGs, black in others).
+        max_pixels: refuse to decode pictures with more pixels than this.
+    """
+
+    source: str
+    data_dir: str | None = None
+    image_size: int | None = None
+    gray: bool = False
+    per_class: int | None = None
+    split: tuple[float, float, float] | None = None
+    split_seed: int = 0
+    drop_empty: bool = False
+    allow_truncated: bool = False
+    max_pixels: int = MAX_PIXELS
+
+    def __post_init__(self) -> None:
+        _at_least("image_size", self.image_size, 1)
+        _at_least("per_class", self.per_class, 1)
+        _at_least("max_pixels", self.max_pixels, 1)
+        if self.split is not None and (
+            len(self.split) != 3 or min(self.split) < 0 or abs(sum(self.split) - 100) > 1e-6 or self.split[0] == 0
+        ):
+            shown = "/".join(f"{share:g}" for share in self.split)
+            raise UsageError(
+                f"split {shown} is not three percentages (train/validation/test) that sum to 100 "
+                "with something to train on; for example --split 70/15/15"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Which network. `name` is a key of MODELS; `auto` picks the one we recommend."""
+
+    name: str = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How the network is trained.
+
+    Args:
+        epochs: passes over the training part.
+        batch_size: pictures per step on the device; the weights change every `batch_size * accumulate` pictures.
+        lr: learning rate; the peak of the one-cycle schedule.
+        momentum: of SGD, and the first beta of Adam and AdamW (None: 0.9).
+        beta2: the second beta of Adam and AdamW.
+        weight_decay: coupled for SGD and Adam, decoupled for AdamW.
+        accumulate: gradient steps that are added up before the weights change.
+        label_smoothing: share of the target spread evenly over all classes, 0..1.
+        augment: names from AUGMENTATIONS, applied in this order to training batches.
+        normalize: subtract the mean and divide by the deviation of the training part, per channel.
+        patience: stop after this many epochs without a better validation loss; None never stops early.
+        seed: of weights, order, augmentation and dropout.
+        device: auto, cpu, cuda, cuda:N or mps.
+        threads: CPU threads; None leaves torch's choice.
+        mixed_precision: bfloat16 or float16 arithmetic where the device has it.
+        checkpoint_seconds: longest time between two checkpoints within an epoch.
+        checkpoint_steps: save every so many steps as well; None saves by time and at each epoch's end.
+    """
+
+    epochs: int = 10
+    batch_size: int = 64
+    lr: float = 1e-3
+    optimizer: Optimizer = "adam"
+    momentum: float | None = None
+    beta2: float = 0.999
+    weight_decay: float = 0.0
+    schedule: Schedule = "one-cycle"
+    accumulate: int = 1
+    label_smoothing: float = 0.0
+    augment: tuple[str, ...] = ()
+    normalize: bool = True
+    patience: int | None = None
+    seed: int = 0
+    device: str = "auto"
+    threads: int | None = None
+    mixed_precision: bool = False
+    checkpoint_seconds: float = 60.0
+    checkpoint_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulate", "patience", "threads", "checkpoint_steps"):
+            _at_least(name, getattr(self, name), 1)
+        _at_least("seed", self.seed, 0)
+        _at_least("weight_decay", self.weight_decay, 0)
+        _at_least("checkpoint_seconds", self.checkpoint_seconds, 0)
+        if not 0 < self.lr < float("inf"):
+            raise UsageError(f"lr {self.lr} is not a positive number; for example --lr 0.001")
+        if not 0 <= self.label_smoothing < 1:
+            raise UsageError(f"label_smoothing {self.label_smoothing} is not in 0..1; 0 turns it off")
+        for name, value in (("momentum", self.momentum), ("beta2", self.beta2)):
+            if value is not None and not 0 <= value < 1:
+                raise UsageError(f"{name} {value} is not in 0..1 (1 excluded)")
+        if self.optimizer not in get_args(Optimizer):
+            raise unknown_name("optimizer", self.optimizer, get_args(Optimizer))
+        for name in self.augment:
+            if name not in get_args(Augmentation):
+                raise unknown_name("augmentation", name, get_args(Augmentation))
+        if self.schedule not in get_args(Schedule):
+            raise unknown_name("schedule", self.schedule, get_args(Schedule))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that determines a run."""
+
+    data: DataConfig
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def config_to_json(config: RunConfig) -> dict[str, Any]:
+    """Return the configuration as nested dicts of JSON values."""
+    return asdict(config)
+
+
+def config_from_json(tree: Mapping[str, Any]) -> RunConfig:
+    """Return the configuration written by `config_to_json`.
+
+    Raises:
+        UsageError: a key is unknown, which means that a newer version wrote it.
+    """
+    parts: dict[str, Any] = {}
+    for name, kind in (("data", DataConfig), ("model", ModelConfig), ("train", TrainConfig)):
+        values = dict(tree[name])
+        known = {entry.name for entry in fields(kind)}
+        for key, value in values.items():
+            if key not in known:
+                raise unknown_name(f"{name} option", key, known)
+            if isinstance(value, list):
+                values[key] = tuple(value)
+        parts[name] = kind(**values)
+    return RunConfig(**parts)
+
+
+def _at_least(name: str, value: float | None, least: int) -> None:
+    if value is not None and not value >= least:
+        option = name.replace("_", "-")
+        raise UsageError(f"{name} {value} is too small; --{option} takes {least} or more")

@@ -1,0 +1,95 @@
+"""Pictures with labels: sources, their table, and how they are cut into parts and batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from convscope.config import DataConfig
+from convscope.data import archive, cifar, digits, folder, idx, mnist5k
+from convscope.data.image_set import ImageSet
+from convscope.data.intake import fit_picture
+from convscope.errors import UsageError, unknown_name
+from convscope.randomness import permutation
+from convscope.results import OnProgress, ignore_progress
+
+Load = Callable[[DataConfig, OnProgress], ImageSet]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set that is known by name.
+
+    Args:
+        needs: where its files come from, in words.
+    """
+
+    description: str
+    needs: str
+    load: Load
+
+
+DATASETS: dict[str, Source] = {
+    "digits": Source("1,797 handwritten digits, 8x8 gray", "nothing: embedded", digits.load_digits),
+    "mnist5k": Source(
+        "5,000 MNIST digits, 28x28 gray; 1,000 are its test part", "nothing: embedded", mnist5k.load_mnist5k
+    ),
+    "mnist": Source(
+        "70,000 handwritten digits, 28x28 gray", "IDX files in --data-dir, or a download of 12 MB", idx.load_mnist
+    ),
+    "fashion-mnist": Source(
+        "70,000 pieces of clothing, 28x28 gray",
+        "IDX files in --data-dir, Debian's package dataset-fashion-mnist, or a download of 30 MB",
+        idx.load_fashion_mnist,
+    ),
+    "cifar10": Source(
+        "60,000 photos of ten classes, 32x32 RGB",
+        "the python or binary batches in --data-dir, or a download of 163 MB",
+        cifar.load_cifar10,
+    ),
+}
+
+
+def load_images(config: DataConfig, on_progress: OnProgress = ignore_progress) -> ImageSet:
+    """Return the pictures of a named data set, a folder or an archive, at the configured size.
+
+    Raises:
+        UsageError: the name is unknown and no such folder or file exists.
+        DataError: the files are missing, broken or hold nothing usable.
+    """
+    path = Path(config.source)
+    if config.source in DATASETS:
+        images = _fit(DATASETS[config.source].load(config, on_progress), config)
+    elif path.is_dir():
+        images = folder.load_folder(config, on_progress)
+    elif path.is_file():
+        images = archive.load_archive(config, on_progress)
+    elif path.suffix or len(path.parts) > 1:
+        raise UsageError(f"no folder or archive {config.source!r}; see `convscope data list` for data sets by name")
+    else:
+        raise unknown_name("data set or folder", config.source, DATASETS)
+    return images if config.per_class is None else _limit(images, config.per_class, config.split_seed)
+
+
+def _fit(images: ImageSet, config: DataConfig) -> ImageSet:
+    """Bring the pictures of a named data set to the configured size and number of channels."""
+    channels, height, width = images.shape
+    size = config.image_size or min(height, width)
+    if (height, width) == (size, size) and not (config.gray and channels == 3):
+        return images
+    fitted = [fit_picture(picture, image_size=size, gray=config.gray or channels == 1) for picture in images.images]
+    return replace(images, images=np.stack(fitted))
+
+
+def _limit(images: ImageSet, per_class: int, seed: int) -> ImageSet:
+    """Keep at most `per_class` pictures of each class in each part of the source, chosen at random."""
+    chosen = []
+    parts = np.array(images.parts)
+    for part in sorted(set(images.parts)):
+        for label in range(images.num_classes):
+            members = np.flatnonzero((parts == part) & (images.labels == label))
+            chosen.append(members[permutation(len(members), seed, "per-class", part, label)[:per_class]])
+    return images.take(np.sort(np.concatenate(chosen)))

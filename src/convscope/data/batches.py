@@ -1,0 +1,131 @@
+"""Batches for the network from one resident uint8 tensor.
+
+Several batches are gathered, augmented and normalized in one go: on small pictures the cost of a batch is the number
+of calls, not the pixels. What a picture becomes depends on (seed, epoch, picture) alone, so an epoch can be entered
+at any step and gives the same batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from convscope.data.augment import AUGMENTATIONS
+from convscope.data.image_set import ImageSet
+from convscope.randomness import permutation, uniform
+
+CHUNK_BYTES = 8 * 2**20
+"""Size of the float32 pictures that are prepared in one go; about a CPU's last-level cache."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What is done to a uint8 picture before the network sees it: (pixel / 255 - mean) / std for each channel.
+
+    Args:
+        mean, std: C numbers in units of the full range 0..1.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def apply(self, pictures: Tensor) -> Tensor:
+        """Return the network's input, float32 [B, C, H, W], from uint8 [B, H, W, C]."""
+        x = pictures.permute(0, 3, 1, 2).float()
+        return self._normalize_in_place(x, full_range=255.0)
+
+    def apply_augmented(self, pictures: Tensor, names: Sequence[str], indices: Tensor, *words: int | str) -> Tensor:
+        """Return the input with the named augmentations, random by (words, picture index [B])."""
+        x = pictures.permute(0, 3, 1, 2).float().div_(255)
+        index_values = indices.cpu().numpy()
+        draw = count()
+
+        def next_uniform() -> Tensor:
+            return torch.from_numpy(uniform(index_values, *words, next(draw))).to(x.device)
+
+        for name in names:
+            x = AUGMENTATIONS[name](x, next_uniform)
+        return self._normalize_in_place(x.contiguous(memory_format=torch.channels_last), full_range=1.0)
+
+    def _normalize_in_place(self, x: Tensor, *, full_range: float) -> Tensor:
+        if len(self.mean) == 1:  # numbers instead of tensors of one element: a faster kernel, the common case
+            return x.sub_(self.mean[0] * full_range).mul_(1 / (self.std[0] * full_range))
+        mean, std = (torch.tensor(v, device=x.device).view(1, -1, 1, 1) for v in (self.mean, self.std))
+        return x.sub_(mean * full_range).mul_(1 / (std * full_range))
+
+
+def measure_preprocessing(pictures: NDArray[np.uint8], *, normalize: bool) -> Preprocessing:
+    """Return the preprocessing fitted to these pictures, uint8 [N, H, W, C]; without `normalize` only the /255.
+
+    A channel that never changes has a deviation of zero and is left undivided.
+    """
+    channels = pictures.shape[3]
+    if not normalize:
+        return Preprocessing((0.0,) * channels, (1.0,) * channels)
+    mean, std = channel_statistics(pictures)
+    return Preprocessing(mean, tuple(s or 1.0 for s in std))
+
+
+def channel_statistics(pictures: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of each channel in units of 0..1, exact, from the histogram of values."""
+    mean, std, values = [], [], np.arange(256) / 255
+    for channel in range(pictures.shape[3]):
+        counts = np.bincount(pictures[..., channel].reshape(-1), minlength=256)
+        centre = float(counts @ values / counts.sum())
+        mean.append(centre)
+        std.append(float(np.sqrt(counts @ (values - centre) ** 2 / counts.sum())))
+    return tuple(mean), tuple(std)
+
+
+@dataclass(frozen=True)
+class ResidentPictures:
+    """Pictures and labels on the compute device: uint8 [N, H, W, C] and int64 [N]."""
+
+    pictures: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def make_resident(images: ImageSet, indices: NDArray[np.int64], device: torch.device) -> ResidentPictures:
+    """Copy these pictures of a data set to the device, in this order."""
+    pictures = torch.from_numpy(np.ascontiguousarray(images.images[indices]))
+    return ResidentPictures(pictures.to(device), torch.from_numpy(images.labels[indices]).to(device))
+
+
+def training_batches(
+    data: ResidentPictures,
+    preprocessing: Preprocessing,
+    *,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    augment: Sequence[str] = (),
+    first_step: int = 0,
+) -> Iterator[tuple[Tensor, Tensor, NDArray[np.int64]]]:
+    """Yield (input [B, C, H, W], labels [B], picture numbers [B]) in the random order of this epoch.
+
+    Args:
+        first_step: batches to leave out at the beginning; the rest is the same as without.
+    """
+    order = permutation(len(data), seed, "order", epoch)
+    picture_bytes = data.pictures[0].numel() * 4
+    chunk = max(1, CHUNK_BYTES // (picture_bytes * batch_size)) * batch_size
+    for start in range(first_step * batch_size // chunk * chunk, len(order), chunk):
+        numbers = order[start : start + chunk]
+        indices = torch.from_numpy(numbers).to(data.pictures.device)
+        pictures, labels = data.pictures[indices], data.labels[indices]
+        if augment:
+            x = preprocessing.apply_augmented(pictures, augment, indices, seed, "augment", epoch)
+        else:
+            x = preprocessing.apply(pictures)
+        for at in range(max(0, first_step * batch_size - start), len(numbers), batch_size):
+            stop = at + batch_size
+            yield x[at:stop], labels[at:stop], numbers[at:stop]

@@ -1,0 +1,280 @@
+"""`cifar10`: 60,000 photos of ten classes, 32x32 RGB, in its Python or its binary version.
+
+A batch of the Python version is a pickle, a program that may do anything: it is read only if its hash is the
+published one, and then by an unpickler that knows nothing but arrays of numbers.
+
+Source: A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import io
+import pickle
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convscope.config import DataConfig
+from convscope.data.download import cache_folder, fetch, find_file
+from convscope.data.image_set import ImageSet
+from convscope.errors import DataError
+from convscope.results import OnProgress, Progress
+
+CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+SIDE = 32
+PIXEL_BYTES = 3 * SIDE * SIDE
+RECORD_BYTES = 1 + PIXEL_BYTES
+BATCH_SIZE = 10_000
+MAX_BATCH_BYTES = 40_000_000
+"""More than any batch has: 31 MB."""
+URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+
+_md5 = partial(hashlib.md5, usedforsecurity=False)
+
+Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]
+"""Pixels, uint8 [N, 32, 32, 3], and class numbers, int64 [N]."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """One of the two forms in which the data set is published.
+
+    Args:
+        folder: the name of the folder inside the archive.
+        batches: md5 of each batch by file name, the test batch last; None where none is known.
+        parse: from a batch's content and name to its pictures.
+        batch_size: pictures in each batch.
+    """
+
+    folder: str
+    archive: str
+    archive_md5: str
+    batches: Mapping[str, str | None]
+    parse: Callable[[bytes, str], Batch]
+    batch_size: int = BATCH_SIZE
+
+
+def load_cifar10(config: DataConfig, on_progress: OnProgress) -> ImageSet:
+    """Return the 50,000 "train" and 10,000 "test" photos, uint8 [60000, 32, 32, 3].
+
+    Raises:
+        DataError: files are missing in `config.data_dir`, or are not the published ones.
+        DownloadError: they are nowhere on this machine and could not be fetched.
+    """
+    if config.data_dir is not None:
+        place = Path(config.data_dir)
+        found = find_version(place)
+        if found is None:
+            expected = ", ".join(name for version in VERSIONS for name in (version.folder, version.archive))
+            raise DataError(
+                f"cifar10: found none of {expected} in {place}; put one there, "
+                "or leave out --data-dir to use the cache or download"
+            )
+        return load_version(*found, on_progress)
+    place = cache_folder("cifar10")
+    found = find_version(place)
+    if found is None:
+        md5 = f"md5:{PYTHON.archive_md5}"
+        archive = fetch([URL], known_hash=md5, folder=place, name=PYTHON.archive, on_progress=on_progress)
+        found = PYTHON, archive
+    return load_version(*found, on_progress)
+
+
+def find_version(place: Path) -> tuple[Version, Path] | None:
+    """Return what of the data set lies in a folder, the extracted batches before an archive, or None."""
+    for version in VERSIONS:
+        # the folder of the batches may itself be the one that was named
+        for folder in (place / version.folder, place):
+            if find_file([folder], tuple(version.batches)) is not None:
+                return version, folder
+    for version in VERSIONS:
+        archive = find_file([place], [version.archive])
+        if archive is not None:
+            return version, archive
+    return None
+
+
+def load_version(version: Version, path: Path, on_progress: OnProgress) -> ImageSet:
+    """Return the pictures of all batches in `path`, a folder of batches or their archive.
+
+    Raises:
+        DataError: a batch is missing, has not the published hash or size, or cannot be parsed.
+    """
+    names, size = list(version.batches), version.batch_size
+    n = size * len(names)
+    images, labels = np.empty((n, SIDE, SIDE, 3), np.uint8), np.empty(n, np.int64)
+    read: set[str] = set()
+    for name, content in _read_folder(version, path) if path.is_dir() else _read_archive(version, path):
+        label = f"{path}: {name}"
+        _check_md5(label, _md5(content).hexdigest(), version.batches[name])
+        batch_images, batch_labels = version.parse(content, label)
+        if len(batch_labels) != size:
+            raise DataError(f"{label} holds {len(batch_labels)} pictures, expected {size}")
+        start = size * names.index(name)  # an archive has them in any order
+        images[start : start + size], labels[start : start + size] = batch_images, batch_labels
+        read.add(name)
+        on_progress(Progress("reading cifar10", len(read), len(names), unit="batches"))
+    missing = [name for name in names if name not in read]
+    if missing:
+        raise DataError(f"{path}: {', '.join(missing)} missing, expected {', '.join(names)}; fetch the data set again")
+    return ImageSet(
+        name="cifar10",
+        images=images,
+        labels=labels,
+        class_names=CLASS_NAMES,
+        ids=tuple(str(i) for i in range(n)),
+        parts=("train",) * (n - size) + ("test",) * size,
+    )
+
+
+def _read_folder(version: Version, folder: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield name and content of the batches that are there."""
+    for name in version.batches:
+        path = find_file([folder], [name])
+        if path is None:
+            continue
+        try:
+            with path.open("rb") as file:
+                content = file.read(MAX_BATCH_BYTES + 1)
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+        if len(content) > MAX_BATCH_BYTES:
+            raise DataError(f"{path} is longer than {MAX_BATCH_BYTES} bytes; this is not a batch of cifar10")
+        yield name, content
+
+
+def _read_archive(version: Version, archive: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield name and content of the batches in an archive with the published hash; nothing is extracted to disk."""
+    wanted = {f"{version.folder}/{name}": name for name in version.batches}
+    try:
+        with archive.open("rb") as file:
+            _check_md5(str(archive), hashlib.file_digest(file, _md5).hexdigest(), version.archive_md5)
+        with tarfile.open(archive, "r|gz") as members:
+            for member in members:
+                name = wanted.get(member.name)
+                if name is None:
+                    continue
+                stream = members.extractfile(member) if member.isreg() else None
+                if stream is None or member.size > MAX_BATCH_BYTES:
+                    raise DataError(f"{archive}: {member.name} is not a file of at most {MAX_BATCH_BYTES} bytes")
+                yield name, stream.read()
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+        raise DataError(f"{archive} cannot be read: {error}; fetch it again") from error
+
+
+def _check_md5(label: str, found: str, expected: str | None) -> None:
+    if expected is not None and found != expected:
+        raise DataError(
+            f"{label} has the md5 {found}, expected {expected}; it is not the published file, fetch it again"
+        )
+
+
+# ---------------------------------------------------------------- batches
+
+
+def parse_binary_batch(content: bytes, label: str) -> Batch:
+    """Return the pictures of a binary batch: records of one label byte and 3 x 1,024 pixel bytes.
+
+    Args:
+        label: what an error calls the batch.
+
+    Raises:
+        DataError: the content is no whole number of records, or a label is not in 0..9.
+    """
+    if not content or len(content) % RECORD_BYTES:
+        raise DataError(f"{label}: expected records of {RECORD_BYTES} bytes, found {len(content)} bytes")
+    records = np.frombuffer(content, np.uint8).reshape(-1, RECORD_BYTES)
+    return _checked(records[:, 1:], records[:, 0], label)
+
+
+def parse_python_batch(content: bytes, label: str) -> Batch:
+    """Return the pictures of a batch of the Python version, a pickled dict with b"data" and b"labels".
+
+    Args:
+        label: what an error calls the batch.
+
+    Raises:
+        DataError: the pickle is cut short, asks for anything but arrays, or holds something else.
+    """
+    try:
+        batch = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
+    except Exception as error:  # a broken pickle may raise any exception there is
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{label} is not a batch of cifar10: {reason}") from error
+    pixels, labels = (batch.get(b"data"), batch.get(b"labels")) if isinstance(batch, dict) else (None, None)
+    if not (isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.shape[1:] == (PIXEL_BYTES,)):
+        raise DataError(f"{label}: expected b'data' as uint8 [N, {PIXEL_BYTES}]; this is not a batch of cifar10")
+    if not (isinstance(labels, list) and len(labels) == len(pixels) and all(type(item) is int for item in labels)):
+        raise DataError(f"{label}: expected b'labels' as a list of {len(pixels)} whole numbers")
+    return _checked(pixels, np.array(labels, dtype=object), label)  # whole numbers of any size
+
+
+def _checked(pixels: NDArray[np.uint8], labels: NDArray[Any], label: str) -> Batch:
+    """Return the batch with its planes, uint8 [N, 3 * 1024], turned into pixels, if the labels are in range."""
+    wrong = np.flatnonzero((labels < 0) | (labels >= len(CLASS_NAMES)))
+    if len(wrong):
+        raise DataError(f"{label}: label {labels[wrong[0]]} at position {wrong[0]}, expected 0 to 9")
+    return pixels.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1), labels.astype(np.int64)
+
+
+def _empty_array(*_: object) -> NDArray[np.uint8]:
+    """Stand in for numpy's `_reconstruct`, whose arguments say nothing: the array's state fills it afterwards."""
+    return np.empty(0, np.uint8)
+
+
+def _encode_latin1(text: str, _: str) -> bytes:
+    return codecs.latin_1_encode(text)[0]
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Reads dicts, lists, numbers, strings and numpy arrays; every other name in a pickle is refused."""
+
+    ALLOWED: Mapping[tuple[str, str], Any] = {
+        ("numpy.core.multiarray", "_reconstruct"): _empty_array,
+        ("numpy._core.multiarray", "_reconstruct"): _empty_array,
+        ("numpy", "ndarray"): None,  # only ever an argument of _reconstruct
+        ("numpy", "dtype"): np.dtype,
+        ("_codecs", "encode"): _encode_latin1,  # how Python 3 writes bytes in protocol 2
+    }
+
+    def find_class(self, module_name: str, global_name: str, /) -> Any:  # noqa: ANN401
+        """Return what stands for a name in a pickle."""
+        try:
+            return self.ALLOWED[module_name, global_name]
+        except KeyError:
+            raise pickle.UnpicklingError(f"it asks for {module_name}.{global_name}, which no batch needs") from None
+
+
+PYTHON = Version(
+    folder="cifar-10-batches-py",
+    archive="cifar-10-python.tar.gz",
+    archive_md5="c58f30108f718f92721af3b95e74349a",
+    batches={
+        "data_batch_1": "c99cafc152244af753f735de768cd75f",
+        "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+        "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+        "data_batch_4": "634d18415352ddfa80567beed471001a",
+        "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+        "test_batch": "40351d587109b95175f43aff81a1287e",
+    },
+    parse=parse_python_batch,
+)
+
+BINARY = Version(
+    folder="cifar-10-batches-bin",
+    archive="cifar-10-binary.tar.gz",
+    archive_md5="c32a1d4ab5d03f1284b67883e8d87530",
+    batches={f"{name}.bin": None for name in PYTHON.batches},
+    parse=parse_binary_batch,
+)
+
+VERSIONS = (PYTHON, BINARY)

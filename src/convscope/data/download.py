@@ -1,0 +1,224 @@
+"""Files of named data sets: where they lie on this machine, and how they are fetched, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import deque
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urljoin, urlsplit
+
+import platformdirs
+
+from convscope.errors import DataError, DownloadError
+from convscope.results import OnProgress, Progress
+
+if TYPE_CHECKING:
+    import requests
+
+TIMEOUT_SECONDS = 20
+"""Longest wait for a connection, and for the next bytes on it."""
+MAX_REDIRECTS = 5
+CHUNK_BYTES = 1 << 16
+LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
+"""The only hosts that may be asked over plain http: what comes from there has crossed no network."""
+
+
+class _TransferError(Exception):
+    """One mirror did not deliver; the text says why."""
+
+
+def cache_folder(name: str) -> Path:
+    """Return the folder in which the files of a named data set are kept; it need not exist yet.
+
+    Raises:
+        DataError: the user has no home folder.
+    """
+    try:
+        folder = Path(platformdirs.user_cache_dir("convscope")) / name
+    except RuntimeError:  # newer versions of platformdirs; older ones leave the ~ as it is
+        folder = Path("~")
+    if not folder.is_absolute():
+        raise DataError(
+            f"no cache folder for {name}: the home folder is not known (HOME is not set); "
+            "set HOME or XDG_CACHE_HOME, or name the folder of the files with --data-dir"
+        )
+    return folder
+
+
+def find_file(folders: Iterable[Path], names: Sequence[str]) -> Path | None:
+    """Return the first file that exists, by folder and then by name, or None.
+
+    Raises:
+        DataError: a folder may not be looked into.
+    """
+    for folder in folders:
+        for name in names:
+            path = folder / name
+            try:
+                if path.is_file():
+                    return path
+            except OSError as error:
+                raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    return None
+
+
+def fetch(urls: Sequence[str], *, known_hash: str, folder: Path, name: str, on_progress: OnProgress) -> Path:
+    """Return `folder / name`, downloaded from the first mirror that delivers it unless it is there already.
+
+    Bytes arrive in `name.part`, where a later call goes on after a cut; the final name appears only after the hash
+    matched. Processes that want the same file wait for the first of them.
+
+    Args:
+        urls: the same file on several mirrors, https (or http on this machine only), tried in turn.
+        known_hash: "algorithm:hexdigest", for example "md5:9e10...".
+
+    Raises:
+        DataError: the folder cannot be written.
+        DownloadError: no mirror delivered the right file; says why for each, and what to do instead.
+    """
+    from filelock import FileLock
+
+    final, part = folder / name, folder / f"{name}.part"
+    try:
+        if _has_hash(final, known_hash):
+            return final
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / f"{name}.lock"):
+            if not _has_hash(final, known_hash):  # another process may have fetched it while we waited
+                _download(urls, part, known_hash, final, on_progress)
+                part.replace(final)
+    except OSError as error:
+        raise DataError(
+            f"{error.filename or final} cannot be written: {error.strerror or error}; make {folder} writable, "
+            f"set XDG_CACHE_HOME to a folder that is, or put {name} into a folder of yours and name it with --data-dir"
+        ) from error
+    return final
+
+
+def _has_hash(path: Path, known_hash: str) -> bool:
+    return path.is_file() and _hash_of(path, known_hash) == known_hash
+
+
+def _hash_of(path: Path, like: str) -> str:
+    """Return the file's hash in the algorithm and form of `like`, for example "md5:9e10..."."""
+    from pooch.hashes import file_hash
+
+    algorithm = like.partition(":")[0]
+    return f"{algorithm}:{file_hash(path, alg=algorithm)}"  # type: ignore[no-untyped-call]
+
+
+def _download(urls: Sequence[str], part: Path, known_hash: str, final: Path, on_progress: OnProgress) -> None:
+    """Fill `part` until its hash matches.
+
+    A mirror gets another turn whenever the file has grown longer than ever before, so cut connections are survived;
+    and once after a wrong hash, if the wrong bytes may stem from an earlier transfer.
+    """
+    turns, problems = deque(urls), dict[str, str]()
+    longest, started_over = _size(part), False
+    while turns:
+        url = turns.popleft()
+        resumed = _size(part) > 0
+        try:
+            _transfer(url, part, Progress(f"downloading {final.name}", 0, None, unit="bytes"), on_progress)
+        except _TransferError as failure:
+            problems[url] = str(failure)
+            if _size(part) > longest:
+                longest = _size(part)
+                turns.append(url)
+            continue
+        found = _hash_of(part, known_hash)
+        if found == known_hash:
+            return
+        part.unlink()
+        problems[url] = f"its content has the hash {found}, expected {known_hash}"
+        if resumed and not started_over:
+            started_over = True
+            turns.append(url)
+    reasons = "; ".join(f"{url}: {problem}" for url, problem in problems.items())
+    raise DownloadError(
+        f"{final.name} is missing in {final.parent} and could not be downloaded ({reasons}); put it there by hand, "
+        "or into a folder named with --data-dir; `mnist5k`, `digits` and folders of pictures work offline"
+    )
+
+
+def _transfer(url: str, part: Path, progress: Progress, on_progress: OnProgress) -> None:
+    """Append what `part` lacks; what is in it already is kept only if the server can go on from there."""
+    import requests
+    import urllib3
+
+    offset = _size(part)
+    try:
+        with requests.Session() as session, _open(session, url, offset) as response:
+            if response.status_code == 416 and offset:  # nothing left to send; the hash tells if the file is whole
+                return
+            start, total = _range_of(response, offset)
+            with part.open("ab") as file:
+                file.truncate(start)
+                # raw: a .gz file is wanted as it lies there, not unpacked because the server labels it an encoding
+                for chunk in response.raw.stream(CHUNK_BYTES, decode_content=False):
+                    file.write(chunk)
+                    on_progress(Progress(progress.stage, file.tell(), total, unit=progress.unit))
+                file.flush()
+                os.fsync(file.fileno())
+                if total is not None and file.tell() < total:
+                    raise _TransferError(f"connection cut after {file.tell()} of {total} bytes")
+    except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:  # ValueError: no address
+        raise _TransferError(_reason(error, _size(part))) from error
+
+
+def _open(session: requests.Session, url: str, offset: int) -> requests.Response:
+    """Return the answer to a request for the bytes from `offset` on, after redirects that stay secure."""
+    headers = {"Accept-Encoding": "identity", "User-Agent": "convscope"}
+    if offset:
+        headers["Range"] = f"bytes={offset}-"
+    scheme_before = "http"
+    for _ in range(1 + MAX_REDIRECTS):
+        scheme, host = urlsplit(url).scheme, urlsplit(url).hostname
+        local = host in LOOPBACK_HOSTS
+        if scheme != "https" and not (scheme == scheme_before == "http" and local):
+            raise _TransferError(f"{scheme}://{host} is not https, and nothing is fetched over anything else")
+        scheme_before = scheme
+        session.trust_env = not local  # a proxy would look for the file on its own machine
+        response = session.get(url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS, allow_redirects=False)
+        if not response.is_redirect:
+            return response
+        url = urljoin(url, response.headers["Location"])
+        response.close()
+    raise _TransferError(f"more than {MAX_REDIRECTS} redirects")
+
+
+def _range_of(response: requests.Response, offset: int) -> tuple[int, int | None]:
+    """Return where in the file the answer's first byte belongs, and the file's size if the server tells."""
+    start = 0
+    if response.status_code == 206:
+        found = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+        if found is None or int(found[1]) > offset:
+            raise _TransferError(f"asked for the bytes from {offset} on, got {response.headers.get('Content-Range')}")
+        start = int(found[1])
+    elif response.status_code != 200:
+        raise _TransferError(f"HTTP {response.status_code}")
+    length = response.headers.get("Content-Length", "")
+    return start, start + int(length) if length.isdecimal() else None
+
+
+def _reason(error: Exception, received: int) -> str:
+    """Return in a few words why a transfer failed; the libraries' own texts nest three of them."""
+    import requests
+    import urllib3
+
+    if isinstance(error, (requests.Timeout, urllib3.exceptions.TimeoutError)):
+        return f"no answer within {TIMEOUT_SECONDS} s"
+    if isinstance(error, requests.exceptions.SSLError):
+        return "its TLS certificate was not accepted"
+    if isinstance(error, urllib3.exceptions.HTTPError):
+        return f"connection cut after {received} bytes"
+    if isinstance(error, requests.ConnectionError):
+        return "no connection"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0

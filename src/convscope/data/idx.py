@@ -1,0 +1,242 @@
+"""`mnist` and `fashion-mnist`: pictures and labels in IDX files, plain or gzipped.
+
+An IDX file is two zero bytes, a type (0x08: unsigned bytes), the number of dimensions, each dimension's size as four
+bytes (most significant first), then the values, last dimension fastest.
+
+Source: Y. LeCun, C. Cortes, C. Burges, The MNIST database; H. Xiao, K. Rasul, R. Vollgraf, arXiv:1708.07747.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import BufferedReader
+from math import prod
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convscope.config import DataConfig
+from convscope.data.download import cache_folder, fetch, find_file
+from convscope.data.image_set import ImageSet
+from convscope.errors import DataError
+from convscope.results import OnProgress
+
+MAX_BYTES = 1 << 30
+"""Largest content of one file: MNIST's is 47 MB, EMNIST's 638 MB."""
+CHUNK_BYTES = 1 << 20
+UNSIGNED_BYTES = 0x08
+
+
+@dataclass(frozen=True)
+class IdxSource:
+    """A data set of four IDX files.
+
+    Args:
+        subfolder: where torchvision puts the files inside its root.
+        installed: folders in which system packages put them.
+        mirrors: https addresses that end in a slash.
+        md5: of the published .gz files, by their name without "-ubyte.gz"; training pictures and labels, then test.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    subfolder: str
+    installed: tuple[Path, ...]
+    mirrors: tuple[str, ...]
+    md5: Mapping[str, str]
+
+
+MNIST = IdxSource(
+    name="mnist",
+    class_names=tuple(str(digit) for digit in range(10)),
+    subfolder="MNIST/raw",
+    installed=(),
+    mirrors=(
+        "https://ossci-datasets.s3.amazonaws.com/mnist/",
+        "https://storage.googleapis.com/cvdf-datasets/mnist/",
+    ),
+    md5={
+        "train-images-idx3": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+        "train-labels-idx1": "d53e105ee54ea40749a09fcbcd1e9432",
+        "t10k-images-idx3": "9fb629c4189551a2d022fa330f9573f3",
+        "t10k-labels-idx1": "ec29112dd5afa0611ce80d1b7f02629c",
+    },
+)
+
+FASHION_MNIST = IdxSource(
+    name="fashion-mnist",
+    class_names=(
+        "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+    ),
+    subfolder="FashionMNIST/raw",
+    installed=(Path("/usr/share/dataset-fashion-mnist"),),
+    mirrors=("https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",),
+    md5={
+        "train-images-idx3": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+        "train-labels-idx1": "25c81989df183df01b3e8a0aad5dffbe",
+        "t10k-images-idx3": "bef4ecab320f06d8554ea6380940ec79",
+        "t10k-labels-idx1": "bb300cfdad3c16e7a12a480ee83cd310",
+    },
+)  # fmt: skip
+
+
+def load_mnist(config: DataConfig, on_progress: OnProgress) -> ImageSet:
+    """Return the 60,000 "train" and 10,000 "test" digits, uint8 [70000, 28, 28, 1], ink 255 on ground 0.
+
+    Raises:
+        DataError: files are missing in `config.data_dir`, or broken.
+        DownloadError: they are nowhere on this machine and could not be fetched.
+    """
+    return load_idx_source(MNIST, config, on_progress)
+
+
+def load_fashion_mnist(config: DataConfig, on_progress: OnProgress) -> ImageSet:
+    """Return the 60,000 "train" and 10,000 "test" pieces of clothing, uint8 [70000, 28, 28, 1].
+
+    Raises:
+        DataError: files are missing in `config.data_dir`, or broken.
+        DownloadError: they are nowhere on this machine and could not be fetched.
+    """
+    return load_idx_source(FASHION_MNIST, config, on_progress)
+
+
+def load_idx_source(source: IdxSource, config: DataConfig, on_progress: OnProgress) -> ImageSet:
+    """Return the training pictures, then the test pictures, of a data set in IDX files."""
+    paths = _find_files(source, config.data_dir, on_progress)
+    num_classes = len(source.class_names)
+    train_images, train_labels = read_pair(paths[0], paths[1], num_classes=num_classes)
+    test_images, test_labels = read_pair(paths[2], paths[3], num_classes=num_classes)
+    if train_images.shape[1:] != test_images.shape[1:]:
+        raise DataError(
+            f"{paths[2]}: pictures of {test_images.shape[1:]} pixels, but {paths[0]} has {train_images.shape[1:]}; "
+            "these files are not of one data set"
+        )
+    n_train, n_test = len(train_labels), len(test_labels)
+    return ImageSet(
+        name=source.name,
+        images=np.concatenate([train_images, test_images])[..., None],
+        labels=np.concatenate([train_labels, test_labels]),
+        class_names=source.class_names,
+        ids=tuple(str(i) for i in range(n_train + n_test)),
+        parts=("train",) * n_train + ("test",) * n_test,
+    )
+
+
+def read_pair(images_path: Path, labels_path: Path, *, num_classes: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return pictures, uint8 [N, H, W], and their class numbers, int64 [N].
+
+    Raises:
+        DataError: a file is broken, their counts differ, or a label is not below `num_classes`.
+    """
+    images, labels = read_idx(images_path, ndim=3), read_idx(labels_path, ndim=1)
+    if len(images) != len(labels):
+        raise DataError(
+            f"{images_path} holds {len(images)} pictures, but {labels_path} {len(labels)} labels; "
+            "these files do not belong together, or one is damaged"
+        )
+    if images.size == 0:
+        raise DataError(f"{images_path} holds no pixels: {' x '.join(map(str, images.shape))}")
+    wrong = np.flatnonzero(labels >= num_classes)
+    if len(wrong):
+        raise DataError(
+            f"{labels_path}: label {labels[wrong[0]]} at position {wrong[0]}, expected 0 to {num_classes - 1} "
+            f"({len(wrong)} such labels); this is not the file of this data set, or it is damaged"
+        )
+    return images, labels.astype(np.int64)
+
+
+def read_idx(path: Path, *, ndim: int | None = None) -> NDArray[np.uint8]:
+    """Return the array in an IDX file of unsigned bytes; gzip is recognized by content, not by name.
+
+    No more memory is taken than the file has content, whatever its header announces.
+
+    Args:
+        ndim: number of dimensions expected; None takes any from 1 to 8.
+
+    Raises:
+        DataError: the file cannot be read, is no such IDX file, or holds fewer or more bytes than announced.
+    """
+    try:
+        with path.open("rb") as raw:
+            gzipped = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            if not gzipped:
+                return _read_stream(raw, path, ndim)
+            with gzip.GzipFile(fileobj=raw) as file:
+                return _read_stream(file, path, ndim)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _read_stream(file: BufferedReader | gzip.GzipFile, path: Path, ndim: int | None) -> NDArray[np.uint8]:
+    magic, damage = _read_up_to(file, 4)
+    expected_magic = "0000080N" if ndim is None else f"{UNSIGNED_BYTES << 8 | ndim:08x}"
+    known_ndim = range(1, 9) if ndim is None else (ndim,)
+    if len(magic) < 4 or magic[:3] != bytes([0, 0, UNSIGNED_BYTES]) or magic[3] not in known_ndim:
+        raise DataError(
+            f"{path}: expected an IDX file of unsigned bytes that begins with {expected_magic} (N dimensions), "
+            f"found {magic.hex() or 'nothing'}{damage}"
+        )
+    sizes, damage = _read_up_to(file, 4 * magic[3])
+    if len(sizes) < 4 * magic[3]:
+        raise DataError(f"{path}: expected a header of {4 + 4 * magic[3]} bytes, found {4 + len(sizes)}{damage}")
+    shape = tuple(int(size) for size in np.frombuffer(sizes, ">u4"))
+    expected, announced = prod(shape), " x ".join(map(str, shape))
+    if expected > MAX_BYTES:
+        raise DataError(f"{path}: its header announces {announced} = {expected} bytes, expected at most {MAX_BYTES}")
+    content, damage = _read_up_to(file, expected + 1)  # one more, to see bytes that should not be there
+    if len(content) != expected or damage:
+        found = f"{len(content)} or more" if len(content) > expected else str(len(content))
+        raise DataError(
+            f"{path}: its header announces {announced} = {expected} bytes, found {found}{damage}; "
+            "the file is damaged, fetch it again"
+        )
+    return np.frombuffer(content, np.uint8).reshape(shape)
+
+
+def _read_up_to(file: BufferedReader | gzip.GzipFile, limit: int) -> tuple[bytearray, str]:
+    """Return the next bytes, at most `limit`, and what is wrong with the gzip stream behind them, or ""."""
+    content = bytearray()
+    try:
+        # read1 hands over what was unpacked before the damage, and never allocates more than a chunk ahead
+        while chunk := file.read1(min(CHUNK_BYTES, limit - len(content))):
+            content += chunk
+    except EOFError:
+        return content, " (the gzip stream is cut short)"
+    except (zlib.error, gzip.BadGzipFile) as error:
+        return content, f" (the gzip stream is damaged: {error})"
+    return content, ""
+
+
+def _find_files(source: IdxSource, data_dir: str | None, on_progress: OnProgress) -> list[Path]:
+    """Return the paths of the four files, in the order of `source.md5`, fetching what is nowhere on this machine.
+
+    With a `data_dir`, nothing is fetched: who names a folder wants its files.
+    """
+    folder = Path(data_dir) if data_dir is not None else cache_folder(source.name)
+    folders = [folder, folder / source.subfolder] if data_dir is not None else [folder, *source.installed]
+    paths = []
+    for stem, md5 in source.md5.items():
+        path = find_file(folders, _spellings(stem))
+        if path is None and data_dir is not None:
+            raise DataError(
+                f"{source.name}: found no {stem}-ubyte or {stem}-ubyte.gz in {folder} or {folder / source.subfolder}; "
+                "put it there, or leave out --data-dir to use the cache or download"
+            )
+        if path is None:
+            name = f"{stem}-ubyte.gz"
+            urls = [mirror + name for mirror in source.mirrors]
+            path = fetch(urls, known_hash=f"md5:{md5}", folder=folder, name=name, on_progress=on_progress)
+        paths.append(path)
+    return paths
+
+
+def _spellings(stem: str) -> list[str]:
+    """Return the names under which a file goes around, unpacked ones first as they are read fastest."""
+    kinds, _, idx = stem.rpartition("-")
+    plain = [f"{stem}-ubyte", f"{kinds}.{idx}-ubyte"]
+    return plain + [f"{name}.gz" for name in plain]

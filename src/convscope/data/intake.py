@@ -1,0 +1,220 @@
+"""The one loader of training, evaluation, prediction, serving and report: bytes in, pictures of one size out.
+
+A picture gets the same verdict everywhere: `Decoded`, or `Skipped` with a reason and a remedy; `decoding` holds the
+rules. Pictures of any shape are accepted, down to 1x1 and 1x5000: the centre square is cut out as it is resized.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from convscope.data.decoding import decode_image, quiet_pillow
+from convscope.data.names import is_ignored, printable
+from convscope.results import Skipped
+
+__all__ = [
+    "DEFAULT_IMAGE_SIZE",
+    "MAX_OWN_SIZE",
+    "Decoded",
+    "Entry",
+    "decode_many",
+    "decode_picture",
+    "fit_picture",
+    "is_ignored",
+    "printable",
+    "unreadable",
+]
+
+DEFAULT_IMAGE_SIZE = 64
+"""Side in pixels of pictures from a source whose own size cannot be kept."""
+MAX_OWN_SIZE = 96
+"""A source of square pictures keeps its own size up to this side in pixels."""
+MAX_FILE_BYTES = 256 * 2**20
+"""Larger files are not read."""
+BATCH_ENTRIES = 64
+"""Pictures that a decoding thread takes at a time, so that the hand-over costs little beside a tiny JPEG."""
+BATCH_BYTES = 8 * 2**20
+"""Encoded bytes after which a batch is full anyway."""
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """One picture.
+
+    Args:
+        image: uint8 [H, W, C], C 1 or 3.
+        notes: what was odd about its file, one printable line each.
+        source_size: (height, width) in pixels before it was fitted.
+    """
+
+    image: NDArray[np.uint8]
+    notes: tuple[str, ...]
+    source_size: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file to decode. `read` returns its content or raises OSError; it is called in another thread.
+
+    Args:
+        name: path relative to the source, parts divided by "/", as the source spells it.
+        size: bytes of the content, as far as known beforehand.
+    """
+
+    name: str
+    size: int
+    read: Callable[[], bytes]
+
+
+def decode_picture(content: bytes, name: str, *, max_pixels: int, allow_truncated: bool = False) -> Decoded | Skipped:
+    """Return the picture in `content` as RGB, uint8 [H, W, 3], or why there is none.
+
+    Args:
+        name: shown in the verdict, and compared with the format found; it need not be printable.
+        max_pixels: a picture with more is not decoded; its header is enough to know.
+        allow_truncated: accept a picture whose file is cut short, and note it.
+    """
+    found = decode_image(content, name, max_pixels, allow_truncated)
+    if isinstance(found, Skipped):
+        return found
+    image, notes = found
+    return Decoded(_pixels(image), notes, (image.height, image.width))
+
+
+def fit_picture(image: NDArray[np.uint8], *, image_size: int | None, gray: bool) -> NDArray[np.uint8]:
+    """Return the centre square of a picture, resized to `image_size`: uint8 [S, S, 1 or 3].
+
+    Gray is ITU-R 601 luma, taken before resizing. Resizing is Pillow's bilinear filter, antialiased: its support
+    grows with the reduction.
+
+    Args:
+        image: uint8 [H, W, C], C 1 or 3.
+        image_size: S; None keeps the shorter side.
+        gray: one channel instead of three.
+    """
+    flat = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+    if not gray and flat.mode == "L":
+        flat = flat.convert("RGB")
+    return _pixels(_fit(flat, image_size, gray))
+
+
+def decode_many(
+    entries: Iterable[Entry],
+    *,
+    image_size: int | None,
+    gray: bool,
+    max_pixels: int,
+    allow_truncated: bool = False,
+    threads: int | None = None,
+) -> Iterator[tuple[str, Decoded | Skipped]]:
+    """Yield (name, verdict) of each entry in order; pictures are decoded and fitted in parallel.
+
+    Only fitted pictures are kept: at most a few batches of entries are under way at any time. When `image_size` is
+    None, a square picture of at most MAX_OWN_SIZE px keeps its size and any other gets DEFAULT_IMAGE_SIZE.
+
+    Args:
+        threads: decoding threads; None takes one for each processor this process may use.
+    """
+    count = threads or _available_processors()
+
+    def verdicts(batch: list[Entry]) -> list[tuple[str, Decoded | Skipped]]:
+        with quiet_pillow:  # entered here once for the batch: setting filters costs as much as a tenth of a tiny JPEG
+            return [(entry.name, _verdict(entry, image_size, gray, max_pixels, allow_truncated)) for entry in batch]
+
+    pending: deque[Future[list[tuple[str, Decoded | Skipped]]]] = deque()
+    with ThreadPoolExecutor(count, thread_name_prefix="decode") as pool:
+        try:
+            for batch in _batches(entries):
+                pending.append(pool.submit(verdicts, batch))
+                if len(pending) > 2 * count:
+                    yield from pending.popleft().result()
+            while pending:
+                yield from pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def unreadable(name: str, error: OSError | MemoryError) -> Skipped:
+    """Return the verdict on a file or folder that the system did not let us read."""
+    if isinstance(error, PermissionError):
+        return Skipped(printable(name), "permission denied", "give yourself the right to read it (chmod u+rX)")
+    if isinstance(error, FileNotFoundError):
+        return Skipped(printable(name), "not there any more", "put it back, or remove the link that points to it")
+    detail = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return Skipped(printable(name), f"cannot be read ({printable(detail)})", "copy it again from where it came")
+
+
+# ---------------------------------------------------------------- to size
+
+
+def _fit(image: Image.Image, image_size: int | None, gray: bool) -> Image.Image:
+    """Return the centre square at `image_size` (None: at its own)."""
+    if gray and image.mode != "L":
+        image = image.convert("L")
+    width, height = image.size
+    side = min(width, height)
+    size = image_size or side
+    if width == height == size:
+        return image
+    left, top = (width - side) // 2, (height - side) // 2
+    return image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+
+
+def _pixels(image: Image.Image) -> NDArray[np.uint8]:
+    """Return uint8 [H, W, C], C 1 for mode L and 3 for RGB."""
+    shape = (image.height, image.width, len(image.getbands()))
+    return np.frombuffer(image.tobytes(), np.uint8).reshape(shape).copy()  # twice as fast as np.array on tiny pictures
+
+
+# ---------------------------------------------------------------- many pictures
+
+
+def _verdict(
+    entry: Entry, image_size: int | None, gray: bool, max_pixels: int, allow_truncated: bool
+) -> Decoded | Skipped:
+    """Return the fitted picture of one entry, or why there is none."""
+    if entry.size > MAX_FILE_BYTES:
+        return Skipped(
+            printable(entry.name), f"too many bytes ({entry.size} > {MAX_FILE_BYTES})", "save it again as JPEG or PNG"
+        )
+    try:
+        content = entry.read()
+    except (OSError, MemoryError) as error:
+        return unreadable(entry.name, error)
+    found = decode_image(content, entry.name, max_pixels, allow_truncated)
+    if isinstance(found, Skipped):
+        return found
+    image, notes = found
+    if image_size is None:
+        keeps_size = image.width == image.height <= MAX_OWN_SIZE
+        image_size = image.width if keeps_size else DEFAULT_IMAGE_SIZE
+    return Decoded(_pixels(_fit(image, image_size, gray)), notes, (image.height, image.width))
+
+
+def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+    """Yield the entries in lists that are worth a hand-over between threads and bounded in bytes."""
+    batch: list[Entry] = []
+    size = 0
+    for entry in entries:
+        batch.append(entry)
+        size += entry.size
+        if len(batch) == BATCH_ENTRIES or size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _available_processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,305 @@
+"""From files in folders to a labelled ImageSet: the rules that a folder on disk and an archive share.
+
+    class/...                                      every file below a class folder belongs to it, however deep
+    train|val|valid|validation|test/class/...      the same, with the parts the source itself assigns
+
+- Folders around these are looked through: while a folder holds no picture itself and exactly one folder, which again
+  holds folders only, that one is the root (`cifar10/train/cat/1.jpg`, `PetImages/Cat/1.jpg`).
+- A folder named like a part is one only if its pictures lie in sub-folders; `bus/1.jpg, car/1.jpg, train/1.jpg` are
+  three classes. `training` and `testing` are understood too, and capitals do not matter in these names.
+- Pictures directly in the root or in a part folder belong to no class; they are listed.
+- Classes are sorted by name, pictures by path, so a folder and any archive of it give the same ImageSet.
+- accepted + listed = found, always; files that are never pictures are counted apart.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Container, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from operator import itemgetter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convscope.config import DataConfig
+from convscope.data.image_set import ImageSet
+from convscope.data.intake import DEFAULT_IMAGE_SIZE, MAX_OWN_SIZE, Decoded, Entry, decode_many, fit_picture, printable
+from convscope.errors import DataError
+from convscope.results import OnProgress, Progress, Skipped
+
+PART_FOLDERS = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+    "testing": "test",
+}
+"""Folder name in lower case -> part."""
+PROGRESS_STEP = 256
+"""Pictures between two reports of progress."""
+SHOWN_NAMES = 10
+"""How many file names a note or an error lists before it says "and n more"."""
+EXPECTED = "expected class/picture.jpg, or train/class/picture.jpg with validation and test beside train"
+
+PathParts = tuple[str, ...]
+"""The parts of a path relative to the source, as the source spells them."""
+
+
+@dataclass
+class Listing:
+    """What a walk through a source meets besides files to decode; the walk fills it while it yields entries."""
+
+    folders: set[PathParts] = field(default_factory=set)
+    skipped: list[Skipped] = field(default_factory=list)
+    ignored: int = 0
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where the class folders lie: below `root`, or one level further down in part folders."""
+
+    root: PathParts
+    has_parts: bool
+
+    def home(self, file: PathParts) -> tuple[str, str] | None:
+        """Return (part, class) of a file, None where it belongs to no class."""
+        below = file[len(self.root) :]
+        if file[: len(self.root)] != self.root:
+            return None
+        if not self.has_parts:
+            return ("", below[0]) if len(below) >= 2 else None
+        part = PART_FOLDERS.get(below[0].lower())
+        return (part, below[1]) if part and len(below) >= 3 else None
+
+
+def gather(
+    name: str,
+    config: DataConfig,
+    entries: Iterable[Entry],
+    listing: Listing,
+    on_progress: OnProgress,
+    *,
+    total: int | None,
+) -> ImageSet:
+    """Return the pictures behind `entries` as one set.
+
+    Args:
+        name: what the set is called, printable.
+        listing: filled while `entries` is consumed; read afterwards.
+        total: number of entries if known.
+
+    Raises:
+        DataError: there are fewer than two classes, a class without a picture, or parts with different classes.
+    """
+    accepted, refused = _read(config, entries, on_progress, total)
+    folders = listing.folders.union(*map(folders_above, {file[:-1] for file, _ in accepted}))
+    layout = _find_layout(folders, {file[:-1] for file, _ in accepted})
+    homes = [layout.home(file) for file, _ in accepted]
+    homeless = [
+        Skipped(_shown(file), "belongs to no class", f"move it into a class folder; {EXPECTED}")
+        for (file, _), home in zip(accepted, homes, strict=True)
+        if home is None
+    ]
+    skipped = sorted([*listing.skipped, *refused, *homeless], key=lambda item: item.file)
+    placed = [(file, home, item) for (file, item), home in zip(accepted, homes, strict=True) if home is not None]
+    accepted.clear()
+    class_folders = {home for folder in folders if (home := layout.home((*folder, ""))) is not None}
+    counts = Counter(home for _, home, _ in placed)
+    class_names, class_notes = _check_classes(name, layout, class_folders, counts, skipped, config.drop_empty)
+    numbers = {class_name: number for number, class_name in enumerate(class_names)}
+    notes = [*_size_notes(placed, config), *class_notes, *_picture_notes(placed)]
+    labels = np.array([numbers[class_name] for _, (_, class_name), _ in placed], np.int64)
+    ids = tuple(_shown(file) for file, _, _ in placed)
+    parts = tuple(part for _, (part, _), _ in placed)
+    pictures = [item.image for _, _, item in placed]
+    placed.clear()
+    return ImageSet(
+        name=name,
+        images=_stack(pictures, config),
+        labels=labels,
+        class_names=tuple(map(printable, class_names)),
+        ids=ids,
+        parts=parts,
+        skipped=tuple(skipped),
+        ignored=listing.ignored,
+        notes=tuple(notes),
+    )
+
+
+def _read(
+    config: DataConfig, entries: Iterable[Entry], on_progress: OnProgress, total: int | None
+) -> tuple[list[tuple[PathParts, Decoded]], list[Skipped]]:
+    """Return the pictures in the order of their paths, and what was refused."""
+    accepted: list[tuple[PathParts, Decoded]] = []
+    refused: list[Skipped] = []
+    verdicts = decode_many(
+        entries,
+        image_size=config.image_size,
+        gray=config.gray,
+        max_pixels=config.max_pixels,
+        allow_truncated=config.allow_truncated,
+    )
+    done = 0
+    for file, verdict in verdicts:
+        if isinstance(verdict, Skipped):
+            refused.append(verdict)
+        else:
+            accepted.append((tuple(file.split("/")), verdict))
+        done += 1
+        if done % PROGRESS_STEP == 0:
+            on_progress(Progress("read pictures", done, total))
+    on_progress(Progress("read pictures", done, done))
+    accepted.sort(key=itemgetter(0))
+    return accepted, refused
+
+
+def _find_layout(folders: Iterable[PathParts], with_pictures: Container[PathParts]) -> _Layout:
+    """Return where the class folders lie.
+
+    Args:
+        folders: all folders with the folders above them.
+        with_pictures: those that directly hold an accepted picture.
+    """
+    children: dict[PathParts, set[str]] = defaultdict(set)
+    for folder in folders:
+        if folder:
+            children[folder[:-1]].add(folder[-1])
+
+    def is_part(folder: PathParts) -> bool:
+        return folder[-1].lower() in PART_FOLDERS and folder not in with_pictures and bool(children[folder])
+
+    root: PathParts = ()
+    while True:
+        below = [(*root, child) for child in children[root]]
+        if any(map(is_part, below)):
+            return _Layout(root, has_parts=True)
+        if root in with_pictures or len(below) != 1 or below[0] in with_pictures or not children[below[0]]:
+            return _Layout(root, has_parts=False)
+        root = below[0]
+
+
+def _check_classes(
+    name: str,
+    layout: _Layout,
+    class_folders: Set[tuple[str, str]],
+    counts: Mapping[tuple[str, str], int],
+    skipped: Sequence[Skipped],
+    drop_empty: bool,
+) -> tuple[list[str], list[str]]:
+    """Return the class names in label order and notes on them, or raise DataError where they cannot be trained on."""
+    classes = sorted({class_name for _, class_name in class_folders})
+    if not counts:
+        raise DataError(f"{name}: no usable picture in a class folder{_why(skipped)}; {EXPECTED}")
+    if not layout.has_parts and all(class_name.lower() in PART_FOLDERS for class_name in classes):
+        raise DataError(
+            f"{name}: the folders {_listed(classes)} look like parts but hold pictures, no class folders; {EXPECTED}"
+        )
+    filled = {class_name for _, class_name in counts}
+    empty = [class_name for class_name in classes if class_name not in filled]
+    notes = [f"class folder {printable(class_name)} is empty and was left out" for class_name in empty]
+    if empty and not drop_empty:
+        reasons = [item for item in skipped if any(printable(folder) in item.file.split("/") for folder in empty)]
+        raise DataError(
+            f"{name}: no usable picture in class folder {_listed(empty)}{_why(reasons)}; "
+            "add pictures, remove the folder, or leave such classes out with --drop-empty"
+        )
+    if len(filled) < 2:
+        raise DataError(
+            f"{name}: only one class, {_listed(sorted(filled))}, with {sum(counts.values())} pictures; "
+            f"telling classes apart takes two. {EXPECTED}"
+        )
+    notes += _check_parts(name, counts)
+    alike: dict[str, list[str]] = defaultdict(list)
+    for class_name in sorted(filled):
+        alike[unicodedata.normalize("NFC", class_name).casefold()].append(class_name)
+    notes += [
+        f"class names {' and '.join(map(ascii, names))} differ only in capitals or Unicode form and are kept apart"
+        for names in alike.values()
+        if len(names) > 1
+    ]
+    return sorted(filled), notes
+
+
+def _check_parts(name: str, counts: Mapping[tuple[str, str], int]) -> list[str]:
+    """Return a note for classes a part lacks; raise DataError for classes that there is no training picture of."""
+    by_part: dict[str, set[str]] = defaultdict(set)
+    for part, class_name in counts:
+        by_part[part].add(class_name)
+    trained = by_part.pop("train", None)
+    if trained is None:
+        return []
+    notes = []
+    for part, classes in sorted(by_part.items()):
+        if classes - trained:
+            raise DataError(
+                f"{name}: the {part} part has classes that the train part lacks: {_listed(sorted(classes - trained))} "
+                f"(train has {_listed(sorted(trained))}); rename or remove these folders"
+            )
+        if trained - classes:
+            notes.append(f"the {part} part has no picture of {_listed(sorted(trained - classes))}")
+    return notes
+
+
+def _stack(pictures: list[NDArray[np.uint8]], config: DataConfig) -> NDArray[np.uint8]:
+    """Return all pictures as uint8 [N, S, S, C]; empties the list, so that they are not held twice."""
+    sides = {len(picture) for picture in pictures}
+    size = sides.pop() if len(sides) == 1 else DEFAULT_IMAGE_SIZE
+    images = np.empty((len(pictures), size, size, 1 if config.gray else 3), np.uint8)
+    for number in reversed(range(len(pictures))):
+        picture = pictures.pop()
+        images[number] = picture if len(picture) == size else fit_picture(picture, image_size=size, gray=config.gray)
+    return images
+
+
+# ---------------------------------------------------------------- words
+
+
+_Placed = tuple[PathParts, tuple[str, str], Decoded]
+
+
+def _size_notes(placed: Sequence[_Placed], config: DataConfig) -> list[str]:
+    """Return a note where we chose the size of the pictures."""
+    sizes = {item.source_size for _, _, item in placed}
+    smallest, largest = min(sizes), max(sizes)
+    if config.image_size is not None or (len(sizes) == 1 and largest[0] == largest[1] <= MAX_OWN_SIZE):
+        return []
+    seen = " to ".join(f"{width}x{height}" for height, width in sorted({smallest, largest}))
+    return [
+        f"pictures of {seen} px were resized to {DEFAULT_IMAGE_SIZE}x{DEFAULT_IMAGE_SIZE}; choose with --image-size"
+    ]
+
+
+def _picture_notes(placed: Sequence[_Placed]) -> list[str]:
+    """Return one line for each kind of oddity, with the pictures it was seen in."""
+    seen: dict[str, list[str]] = defaultdict(list)
+    for file, _, item in placed:
+        for note in item.notes:
+            seen[note].append(_shown(file))
+    return [f"{note} ({len(files)}): {_listed(files)}" for note, files in sorted(seen.items())]
+
+
+def _why(skipped: Sequence[Skipped]) -> str:
+    """Return the first few reasons, ready to follow a statement."""
+    if not skipped:
+        return ""
+    shown = ", ".join(f"{item.file}: {item.reason}" for item in skipped[:3])
+    return f" ({len(skipped)} listed: {shown}{', ...' if len(skipped) > 3 else ''})"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return the first names, printable, and how many more there are."""
+    shown = ", ".join(printable(name) for name in names[:SHOWN_NAMES])
+    return shown + (f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else "")
+
+
+def _shown(file: PathParts) -> str:
+    return printable("/".join(file))
+
+
+def folders_above(folder: PathParts) -> set[PathParts]:
+    """Return the folder and all above it but the source itself."""
+    return {folder[:depth] for depth in range(1, len(folder) + 1)}

@@ -1,0 +1,40 @@
+"""Names of files from strangers: how they are shown, and which are never pictures."""
+
+from __future__ import annotations
+
+import unicodedata
+
+_IGNORED_NAMES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx"}
+_LINE_BREAKERS = {"Cc", "Cs", "Zl", "Zp"}
+_BIDI_CONTROLS = set("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff")
+
+
+def printable(name: str) -> str:
+    """Return `name` on one line without control characters, encodable as UTF-8; different names stay different.
+
+    Control and line-breaking characters, undecodable bytes (surrogates) and characters that reverse the text around
+    them become `\\xNN` or `\\uNNNN`; a backslash is doubled.
+
+    Example:
+        >>> printable("a\\nb\\udcff")
+        'a\\\\x0ab\\\\xff'
+    """
+    if name.isprintable() and "\\" not in name:
+        return name
+    return "".join(map(_printable_character, name))
+
+
+def is_ignored(name: str) -> bool:
+    """Return whether a file or folder of this name is never a picture: hidden, or left behind by a file browser."""
+    return name.startswith(".") or name.lower() in _IGNORED_NAMES
+
+
+def _printable_character(character: str) -> str:
+    code = ord(character)
+    if character == "\\":
+        return "\\\\"
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that did not decode (PEP 383)
+        return f"\\x{code - 0xDC00:02x}"
+    if unicodedata.category(character) in _LINE_BREAKERS or character in _BIDI_CONTROLS:
+        return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}"
+    return character

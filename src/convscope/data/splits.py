@@ -1,0 +1,154 @@
+"""Cutting a data set into train, validation and test parts: stratified, seeded, and with no picture on two sides."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convscope.config import SPLIT_WITH_TEST_PART, SPLIT_WITHOUT_TEST_PART, DataConfig
+from convscope.data.image_set import PARTS, ImageSet
+from convscope.errors import DataError
+from convscope.randomness import permutation
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Which pictures belong to which part: ascending indices into the ImageSet, int64, no index twice.
+
+    Args:
+        notes: what had to be decided about duplicates and tiny classes, one printable line each.
+    """
+
+    train: NDArray[np.int64]
+    validation: NDArray[np.int64]
+    test: NDArray[np.int64]
+    notes: tuple[str, ...] = ()
+
+    def items(self) -> Iterator[tuple[str, NDArray[np.int64]]]:
+        """Yield (part name, indices) in the order train, validation, test."""
+        for part in PARTS:
+            yield part, getattr(self, part)
+
+    def rows(self, images: ImageSet) -> Iterator[tuple[str, str, str]]:
+        """Yield the rows of split.csv, (picture, label, split), in the order of the data set."""
+        part_of = np.empty(len(images), dtype=object)
+        for part, indices in self.items():
+            part_of[indices] = part
+        for picture, label, part in zip(images.ids, images.labels, part_of, strict=True):
+            yield picture, images.class_names[label], part
+
+
+def make_splits(images: ImageSet, config: DataConfig) -> Splits:
+    """Return the three parts of a data set.
+
+    Parts that the source assigns are kept. What is left over is divided class by class, so that every part has the
+    classes in the same proportion; pictures with equal pixels go to one part together.
+
+    Raises:
+        DataError: a class has too few pictures to be both trained on and tested.
+    """
+    groups = duplicate_groups(images)
+    shares, notes = _shares(images, config), _duplicate_notes(images, groups)
+    chosen: dict[str, list[int]] = {part: [] for part in PARTS}
+    for label, name in enumerate(images.class_names):
+        members: dict[int, list[int]] = defaultdict(list)  # group -> the pictures in it that are ours to place
+        for index in np.flatnonzero(images.labels == label):
+            part = images.parts[index]
+            if part in ("validation", "test"):
+                chosen[part].append(int(index))
+            else:
+                members[int(groups[index])].append(int(index))
+        if not members:
+            continue
+        order = [list(members)[i] for i in permutation(len(members), config.split_seed, "split", label)]
+        counts = _part_sizes(len(order), shares, class_name=name, notes=notes)
+        for part, count in counts.items():
+            for group in order[:count]:
+                chosen[part].extend(members[group])
+            del order[:count]
+    _move_straddling(chosen, images, groups)
+    train, validation, test = (np.array(sorted(chosen[part]), dtype=np.int64) for part in PARTS)
+    if len(train) == 0:
+        raise DataError(f"{images.name}: no picture is left to train on; give train a larger share with --split")
+    return Splits(train, validation, test, tuple(notes))
+
+
+def duplicate_groups(images: ImageSet) -> NDArray[np.int64]:
+    """Return for each picture the index of the first picture with exactly the same pixels, int64 [N]."""
+    first: dict[bytes, int] = {}
+    pixels = np.ascontiguousarray(images.images).reshape(len(images), -1)
+    keys = (hashlib.blake2b(row.data, digest_size=16).digest() for row in pixels)
+    return np.fromiter((first.setdefault(key, i) for i, key in enumerate(keys)), dtype=np.int64, count=len(images))
+
+
+def _shares(images: ImageSet, config: DataConfig) -> dict[str, float]:
+    """Return the fraction of the pictures that are ours to place for each part; 0 where the source has the part."""
+    present = set(images.parts)
+    default = SPLIT_WITH_TEST_PART if "test" in present else SPLIT_WITHOUT_TEST_PART
+    percent = dict(zip(PARTS, config.split or default, strict=True))
+    for part in ("validation", "test"):
+        if part in present:
+            percent[part] = 0.0
+    total = sum(percent.values())
+    return {part: share / total for part, share in percent.items()}
+
+
+def _part_sizes(n: int, shares: dict[str, float], *, class_name: str, notes: list[str]) -> dict[str, int]:
+    """Return how many of a class's n distinct pictures go to test, validation and train, in this order."""
+    wanted = [part for part in ("test", "validation") if shares[part] > 0]
+    sizes = {part: max(1, round(n * shares[part])) for part in wanted}
+    if "test" in sizes and n < 2:
+        raise DataError(
+            f"class {class_name!r} has {n} picture (duplicates counted once), too few to train and test on; "
+            "add pictures, remove the class, or give the data a test part of its own"
+        )
+    if "validation" in sizes and n <= len(sizes):
+        del sizes["validation"]
+        notes.append(f"class {class_name!r} has only {n} picture(s) to divide: none of them is in the validation part")
+    while sum(sizes.values()) >= n and max(sizes.values(), default=0) > 1:
+        sizes[max(sizes, key=lambda part: sizes[part])] -= 1
+    return sizes | {"train": n - sum(sizes.values())}
+
+
+def _move_straddling(chosen: dict[str, list[int]], images: ImageSet, groups: NDArray[np.int64]) -> None:
+    """Bring pictures that are equal across two classes to one part: the first of these that holds one of them.
+
+    Only pictures that are ours to place are moved; a leak between parts of the source is reported, not repaired.
+    """
+    home: dict[int, str] = {}
+    for part in ("test", "validation", "train"):
+        for index in chosen[part]:
+            home.setdefault(int(groups[index]), part)
+    for part in ("train", "validation"):
+        for index in [i for i in chosen[part] if home[int(groups[i])] != part]:
+            target = home[int(groups[index])]
+            if images.parts[index] in ("", "train") and not (target == "test" and "test" in images.parts):
+                chosen[part].remove(index)
+                chosen[target].append(index)
+
+
+def _duplicate_notes(images: ImageSet, groups: NDArray[np.int64]) -> list[str]:
+    """Return what there is to say about equal pictures: how many, in two classes, in two parts of the source."""
+    members: dict[int, list[int]] = defaultdict(list)
+    for index in np.flatnonzero(np.bincount(groups, minlength=len(images))[groups] > 1):
+        members[int(groups[index])].append(int(index))
+    notes = []
+    if members:
+        extra = sum(map(len, members.values())) - len(members)
+        notes.append(f"duplicates: {extra} pictures repeat another one pixel by pixel; copies stay in one part")
+    conflicts = [group for group in members.values() if len({int(images.labels[i]) for i in group}) > 1]
+    notes += _example("conflict: {} pictures stand in two classes", conflicts, images)
+    leaks = [group for group in members.values() if {"train", "test"} <= {images.parts[i] for i in group}]
+    notes += _example("leak: {} pictures stand in the source's train and test parts", leaks, images)
+    return notes
+
+
+def _example(text: str, groups: Sequence[Sequence[int]], images: ImageSet) -> list[str]:
+    if not groups:
+        return []
+    return [text.format(len(groups)) + ", for example " + " = ".join(images.ids[i] for i in groups[0][:3])]

@@ -1,0 +1,151 @@
+"""The device a run computes on: choosing it, its threads and number formats, and describing it honestly."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+
+from convscope.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What the run was computed on; None where it cannot be known."""
+
+    device: str
+    name: str | None
+    cpu_cores: int | None
+    threads: int
+    memory_bytes: int
+    platform: str
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device called `name`; `auto` is CUDA, then Apple's MPS, then the CPU.
+
+    Raises:
+        UsageError: there is no such device on this machine.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"unknown device {name!r}; use auto, cpu, cuda, cuda:N or mps") from None
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available.get(device.type, False):
+        raise UsageError(f"device {name!r} is not available on this machine; --device auto picks one that is")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"device {name!r} does not exist; this machine has {torch.cuda.device_count()} CUDA device(s)")
+    return device
+
+
+def configure_threads(threads: int | None) -> None:
+    """Set the number of CPU threads (None: as torch chooses) and let denormal numbers count as zero.
+
+    Denormals make late training on a CPU several times slower and change nothing that matters.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
+
+
+def seed_generator(device: torch.device, seed: int) -> None:
+    """Seed the generator that random layers such as dropout draw from on this device."""
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
+
+
+def autocast_dtype(device: torch.device, *, wanted: bool) -> torch.dtype | None:
+    """Return the reduced format for mixed precision on this device, None for plain float32.
+
+    A CPU without bfloat16 instructions emulates them several times slower, so there float32 stays.
+    """
+    if not wanted:
+        return None
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    if device.type == "mps":
+        return torch.float16
+    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else None
+
+
+def describe_hardware(device: torch.device) -> Hardware:
+    """Return what is known of the device and the machine around it."""
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        name: str | None = properties.name
+        memory_bytes = int(properties.total_memory)
+    else:
+        name, memory_bytes = _cpu_name(), psutil.virtual_memory().total
+    return Hardware(
+        device=str(device),
+        name=name,
+        cpu_cores=os.cpu_count(),
+        threads=torch.get_num_threads(),
+        memory_bytes=memory_bytes,
+        platform=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+    )
+
+
+def measure_peak_flops(device: torch.device, *, size: int = 1024, rounds: int = 5) -> float:
+    """Return the best float32 rate of a `size` x `size` matrix product, in floating-point operations per second."""
+    a, b = (torch.randn(size, size, device=device) for _ in range(2))
+    best_seconds = float("inf")
+    for _ in range(rounds + 1):  # the first round warms up and is unlikely to be the best
+        _synchronize(device)
+        start = time.perf_counter()
+        a @ b
+        _synchronize(device)
+        best_seconds = min(best_seconds, time.perf_counter() - start)
+    return 2 * size**3 / best_seconds
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Return the most memory held so far: of the device where it counts, else of this process (resident)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource  # not on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def memory_in_use_bytes(device: torch.device) -> int:
+    """Return the memory held now: of the device where it counts, else of this process (resident)."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    return int(psutil.Process().memory_info().rss)
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def _cpu_name() -> str | None:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or None

@@ -1,0 +1,76 @@
+"""The errors convscope raises on purpose; each message names the value, what was expected and the way out.
+
+ConvscopeError
+├── UsageError              a name or an option that cannot be meant              exit 2
+├── DataError               pictures or labels that cannot be read or used        exit 1
+│   └── DownloadError       a file that could not be fetched whole
+├── RunError                a run folder that cannot be written, read or used     exit 1
+│   ├── RunLocked           another process is writing this run folder
+│   ├── CheckpointError     no checkpoint of the run is whole
+│   └── ResumeMismatch      the run was started with other data or another model
+├── TrainingError           the run itself failed, for example a loss of NaN      exit 1
+└── Interrupted             Ctrl-C or SIGTERM; the state has been saved           exit 130
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class ConvscopeError(Exception):
+    """Base of every error raised on purpose; `exit_code` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class UsageError(ConvscopeError):
+    """A name, option or combination of options that cannot be meant."""
+
+    exit_code = 2
+
+
+class DataError(ConvscopeError):
+    """Pictures, labels or archives that cannot be read or used."""
+
+
+class DownloadError(DataError):
+    """A file that could not be fetched whole."""
+
+
+class RunError(ConvscopeError):
+    """A run folder that cannot be written, read or used."""
+
+
+class RunLocked(RunError):
+    """Another process is writing this run folder."""
+
+
+class CheckpointError(RunError):
+    """No checkpoint of the run is whole."""
+
+
+class ResumeMismatch(RunError):
+    """The run was started with other data, other classes or another model."""
+
+
+class TrainingError(ConvscopeError):
+    """Training cannot go on, for example because the loss is not a number."""
+
+
+class Interrupted(ConvscopeError):
+    """The run was asked to stop and has saved its state."""
+
+    exit_code = 130
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
+    """Return the error for a name that is in no table: it lists the known names and the nearest one.
+
+    Args:
+        kind: what the name should have been, for example "model".
+    """
+    names = sorted(known)
+    near = get_close_matches(name, names, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return UsageError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names)}")

@@ -1,0 +1,45 @@
+"""Predictions and metrics as the files of the run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, fields
+from typing import Any
+
+import numpy as np
+
+from convscope.results import Predictions, RunResult
+
+PREDICTION_COLUMNS = ("picture", "true", "predicted", "p_true", "p_pred", "loss")
+
+
+def prediction_rows(predictions: Predictions) -> Iterator[tuple[str, ...]]:
+    """Yield the rows of predictions.csv in the order of the data."""
+    return _rows(predictions, np.arange(len(predictions.labels)))
+
+
+def mistake_rows(predictions: Predictions) -> Iterator[tuple[str, ...]]:
+    """Yield the rows of mistakes.csv: the wrong ones, largest loss first."""
+    wrong = np.flatnonzero(predictions.predicted != predictions.labels)
+    return _rows(predictions, wrong[np.argsort(-predictions.losses[wrong], kind="stable")])
+
+
+def result_to_json(result: RunResult) -> dict[str, Any]:
+    """Return the content of results.json."""
+    metrics = result.metrics
+    tree = {field.name: getattr(result, field.name) for field in fields(result) if field.name != "metrics"}
+    return tree | {
+        "accuracy": asdict(metrics.accuracy),
+        "loss": metrics.loss,
+        "topk_accuracy": {str(k): value for k, value in metrics.topk_accuracy.items()},
+        "per_class": [asdict(entry) for entry in metrics.per_class],
+        "confusion": metrics.confusion.tolist(),
+    }
+
+
+def _rows(predictions: Predictions, indices: np.ndarray[Any, np.dtype[np.int64]]) -> Iterator[tuple[str, ...]]:
+    names, predicted = predictions.class_names, predictions.predicted
+    for i in indices:
+        true, said = predictions.labels[i], predicted[i]
+        figures = (predictions.probabilities[i, true], predictions.probabilities[i, said], predictions.losses[i])
+        yield predictions.ids[i], names[true], names[said], *(f"{figure:.6g}" for figure in figures)

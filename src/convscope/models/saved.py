@@ -1,0 +1,85 @@
+"""The trained network as one ships it: model.safetensors and model.json, no pickle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as tensors_from_bytes
+from safetensors.torch import save as tensors_to_bytes
+from torch import Tensor, nn
+
+from convscope.errors import RunError
+from convscope.models import build_model
+from convscope.models.blocks import InputShape
+from convscope.runs import read_json, write_bytes, write_json
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A network with all that is needed to use it.
+
+    Args:
+        mean, std: of each channel in units of 0..1; input = (pixel / 255 - mean) / std.
+    """
+
+    network: nn.Module
+    name: str
+    input_shape: InputShape
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def save_model(run: Path, model: SavedModel) -> None:
+    """Write model.safetensors and model.json into a run folder."""
+    description = {
+        "architecture": {"name": model.name, "input_shape": model.input_shape, "num_classes": len(model.class_names)},
+        "class_names": model.class_names,
+        "preprocessing": preprocessing_to_json(model.input_shape, model.mean, model.std),
+    }
+    write_bytes(run / "model.safetensors", tensors_to_bytes(contiguous_state(model.network)))
+    write_json(run / "model.json", description)
+
+
+def load_model(run: Path) -> SavedModel:
+    """Return the network of a finished run, on the CPU and in evaluation mode.
+
+    Raises:
+        RunError: the run is not finished, or its files do not fit one another.
+    """
+    tree, path = read_json(run / "model.json"), run / "model.safetensors"
+    architecture = tree["architecture"]
+    channels, height, width = architecture["input_shape"]
+    network = build_model(architecture["name"], (channels, height, width), architecture["num_classes"])
+    try:
+        network.load_state_dict(tensors_from_bytes(path.read_bytes()))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise RunError(f"{path} does not hold the weights of model {architecture['name']!r}: {error}") from error
+    return SavedModel(
+        network=channels_last(network).eval(),
+        name=architecture["name"],
+        input_shape=(channels, height, width),
+        class_names=tuple(tree["class_names"]),
+        mean=tuple(tree["preprocessing"]["mean"]),
+        std=tuple(tree["preprocessing"]["std"]),
+    )
+
+
+def preprocessing_to_json(input_shape: InputShape, mean: tuple[float, ...], std: tuple[float, ...]) -> dict[str, Any]:
+    """Return what is done to a picture before the network sees it, as run.json and model.json keep it."""
+    channels, height, width = input_shape
+    return {"image_size": [height, width], "channels": channels, "mean": mean, "std": std}
+
+
+def contiguous_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return the state dict with row-major tensors, as safetensors needs them."""
+    return {name: value.contiguous() for name, value in model.state_dict().items()}
+
+
+def channels_last(model: nn.Module) -> nn.Module:
+    """Return the model with its convolution weights in channels-last order: the same results, faster pooling."""
+    return model.to(memory_format=torch.channels_last)

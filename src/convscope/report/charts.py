@@ -1,0 +1,243 @@
+"""How panels are drawn: curves and matrices as Bokeh charts, pictures as PNG; no number is computed here.
+
+Names come from strangers, so every text goes through `printable`, and axis labels are PlainText: Bokeh would read a
+`$$...$$` in a bare string as TeX and fetch a typesetter from the network.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from math import isnan, nan, pi
+from typing import Any, Literal
+
+import numpy as np
+from bokeh.models import (
+    BasicTicker,
+    ColumnDataSource,
+    FixedTicker,
+    HoverTool,
+    NoOverlap,
+    PlainText,
+    Range1d,
+)
+from bokeh.models.annotations import Legend, LegendItem
+from bokeh.models.renderers import DataRenderer, GlyphRenderer
+from bokeh.palettes import Blues256
+from bokeh.plotting import figure
+from numpy.typing import NDArray
+from PIL import Image
+
+from convscope.report.text import UNKNOWN, name_text, percent_text, printable, shorten
+from convscope.results import Curves, Matrix, Table
+
+MAX_WRITTEN_CLASSES = 15
+"""Up to here the counts stand in the cells of a matrix; above they would be too small to read."""
+MAX_PICTURE_PX = 160
+"""Longest side of an embedded picture, in pixels: about twice its size on the page."""
+SHADES = Blues256[::-1][:232]
+"""Nearly white to dark blue; the darkest blues, next to black, are left out."""
+WIDE_PX = 860
+"""Greatest width of a matrix: with it the whole of it stays on most screens."""
+Tooltips = list[tuple[str, str]]
+TEXT_SIZE = "12px"
+AXIS_NAME_LENGTH = 16
+
+INK, FAINT, PAPER = "#222222", "#dddddd", "#ffffff"
+LINE_STYLES = (
+    ("#1b5e9e", "solid", "circle"),
+    ("#b8480f", "dashed", "square"),
+    ("#2a7d4f", "dotted", "triangle"),
+    ("#7a3f98", "dotdash", "diamond"),
+)
+"""Colour, dash and marker of each line: lines differ even without colour."""
+
+
+def encode_png(image: NDArray[np.uint8]) -> str:
+    """Return a picture, uint8 [H, W, C], as the data URI of a PNG."""
+    picture = Image.fromarray(image.squeeze(axis=2) if image.shape[2] == 1 else image)
+    picture.thumbnail((MAX_PICTURE_PX, MAX_PICTURE_PX))
+    content = io.BytesIO()
+    picture.save(content, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
+
+
+# ---------------------------------------------------------------- curves
+
+
+def draw_curves(curves: Curves) -> figure:
+    """Return the chart of some lines; hovering tells the values of all lines at that place."""
+    chart = _empty_chart(curves.x_label, curves.y_label, height=320)
+    chart.x_range = _padded_range([x for line in curves.lines for x in line.x], least_padding=0.5)
+    chart.y_range = _padded_range([y for line in curves.lines for y in line.y if y is not None], least_padding=0.01)
+    chart.xaxis.ticker = BasicTicker(min_interval=1, num_minor_ticks=0, mantissas=[1, 2, 5])
+    items: list[LegendItem] = []
+    for i, line in enumerate(curves.lines):
+        color, dash, marker = LINE_STYLES[i % len(LINE_STYLES)]
+        source = ColumnDataSource({"x": line.x, "y": [nan if y is None else y for y in line.y]})
+        stroke = chart.line("x", "y", source=source, line_color=color, line_dash=dash, line_width=2)
+        dots = chart.scatter("x", "y", source=source, marker=marker, size=6, color=color)
+        both: list[GlyphRenderer[Any]] = [stroke, dots]
+        items.append(LegendItem(label={"value": printable(line.name)}, renderers=both))
+    legend = Legend(items=items, orientation="horizontal", border_line_color=None, label_text_font_size=TEXT_SIZE)
+    chart.add_layout(legend, "above")
+    _add_curves_hover(chart, curves)
+    return chart
+
+
+def curves_table(curves: Curves) -> Table:
+    """Return the numbers of the chart, for those who cannot see it: one row for each x of any line."""
+    values = [dict(zip(line.x, line.y, strict=True)) for line in curves.lines]
+    notes = {x: note for line in curves.lines for x, note in zip(line.x, line.notes, strict=False)}
+    columns, rows = [curves.x_label, *(line.name for line in curves.lines)], []
+    for x in _all_x(curves):
+        ys = [of_line.get(x) for of_line in values]
+        rows.append([f"{x:g}", *(UNKNOWN if y is None else f"{y:.4f}" for y in ys)])
+        if curves.note_label:
+            rows[-1].append(notes.get(x, UNKNOWN))
+    if curves.note_label:
+        columns.append(curves.note_label)
+    return Table(f"{curves.title} in numbers", tuple(columns), tuple(map(tuple, rows)))
+
+
+def _add_curves_hover(chart: figure, curves: Curves) -> None:
+    """Let one tooltip tell the values of all lines; it hangs on an invisible line through the highest of them."""
+    table, xs = curves_table(curves), _all_x(curves)
+    tops = dict.fromkeys(xs, nan)
+    for line in curves.lines:
+        for x, y in zip(line.x, line.y, strict=True):
+            if y is not None and (isnan(tops[x]) or y > tops[x]):
+                tops[x] = y
+    hover, tooltips = _hover_columns([(name, [row[i] for row in table.rows]) for i, name in enumerate(table.columns)])
+    source = ColumnDataSource({"x": xs, "y": [tops[x] for x in xs], **hover})
+    targets: list[DataRenderer] = [chart.line("x", "y", source=source, line_alpha=0)]
+    if len(xs) == 1:  # a line of one point has nothing to hit
+        targets = [chart.scatter("x", "y", source=source, size=30, alpha=0)]
+    chart.add_tools(HoverTool(renderers=targets, tooltips=tooltips, mode="vline", line_policy="nearest"))
+
+
+def _all_x(curves: Curves) -> list[float]:
+    return sorted({x for line in curves.lines for x in line.x})
+
+
+def _padded_range(values: Sequence[float], *, least_padding: float) -> Range1d:
+    """Return a range a little wider than the values, but not below zero when no value is."""
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    padding = max(0.06 * (high - low), least_padding)
+    return Range1d(start=max(0.0, low - padding) if low >= 0 else low - padding, end=high + padding)
+
+
+# ---------------------------------------------------------------- matrix
+
+
+def draw_matrix(matrix: Matrix) -> figure:
+    """Return the heat map of some counts. A cell is the darker, the larger its share of its row.
+
+    The shade grows with the square root of the share, so that one mistake among hundreds is still seen.
+    """
+    num_rows, num_columns = matrix.values.shape
+    chart = _empty_chart(matrix.column_label, matrix.row_label, height=600, sizing_mode="scale_width")
+    chart.x_range = Range1d(start=-0.5, end=num_columns - 0.5)
+    chart.y_range = Range1d(start=num_rows - 0.5, end=-0.5)  # the first row on top
+    chart.grid.visible = False
+    source, tooltips = _matrix_source(matrix)
+    border = FAINT if _is_written(matrix) else None
+    cells = chart.rect("x", "y", 1, 1, source=source, fill_color="color", line_color=border)
+    if _is_written(matrix):
+        counts = chart.text("x", "y", "count", source=source, text_color="ink", text_font_size=TEXT_SIZE)
+        counts.glyph.text_align, counts.glyph.text_baseline = "center", "middle"
+    for axis, names in ((chart.xaxis, matrix.column_names), (chart.yaxis, matrix.row_names)):
+        labels = [PlainText(text=shorten(printable(name), AXIS_NAME_LENGTH)) for name in names]
+        axis.ticker = FixedTicker(ticks=list(range(len(names))))
+        axis.major_label_overrides = dict(enumerate(labels))
+        axis.major_label_policy = NoOverlap(min_distance=2)
+        axis.major_tick_line_color = None
+    if max(map(_text_px, matrix.column_names)) > _least_cell_px(matrix):
+        chart.xaxis.major_label_orientation = pi / 2
+    chart.add_tools(HoverTool(renderers=[cells], tooltips=tooltips, point_policy="follow_mouse"))
+    return chart
+
+
+def matrix_width_px(matrix: Matrix) -> tuple[int, int]:
+    """Return the least and the greatest width at which the matrix reads well; on a phone it scrolls in its frame."""
+    columns = matrix.values.shape[1]
+    least = 50 + max(map(_text_px, matrix.row_names)) + columns * _least_cell_px(matrix)
+    return least, max(least, min(WIDE_PX, least + 120 + 30 * columns))
+
+
+def matrix_table(matrix: Matrix) -> Table | None:
+    """Return the counts of a matrix that is small enough to be read as a table, else None."""
+    if not _is_written(matrix):
+        return None
+    rows = zip(matrix.row_names, matrix.values.tolist(), strict=True)
+    return Table(
+        f"{matrix.title} in numbers",
+        (f"{matrix.row_label} \\ {matrix.column_label}", *matrix.column_names),
+        tuple((name, *map(str, counts)) for name, counts in rows),
+    )
+
+
+def _matrix_source(matrix: Matrix) -> tuple[ColumnDataSource, Tooltips]:
+    """Return one row a cell; of a large matrix only the cells that are not zero, to keep the page small."""
+    counts = matrix.values
+    y, x = np.indices(counts.shape).reshape(2, -1) if _is_written(matrix) else np.nonzero(counts)
+    shares = (counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))[y, x]
+    texts = [str(count) for count in counts[y, x]]
+    hover, tooltips = _hover_columns(
+        [
+            (matrix.row_label, [name_text(matrix.row_names[i]) for i in y]),
+            (matrix.column_label, [name_text(matrix.column_names[j]) for j in x]),
+            ("pictures", texts),
+            ("share of row", [percent_text(float(share)) for share in shares]),
+        ]
+    )
+    shades = np.sqrt(shares)
+    colors = [SHADES[round((len(SHADES) - 1) * float(shade))] for shade in shades]
+    inks = [PAPER if shade > 0.6 else INK for shade in shades]
+    return ColumnDataSource({"x": x, "y": y, "color": colors, "count": texts, "ink": inks, **hover}), tooltips
+
+
+def _is_written(matrix: Matrix) -> bool:
+    return bool(max(matrix.values.shape) <= MAX_WRITTEN_CLASSES)
+
+
+def _least_cell_px(matrix: Matrix) -> int:
+    return 8 + _text_px(str(matrix.values.max())) if _is_written(matrix) else 5
+
+
+def _text_px(text: str) -> int:
+    """Return about how wide a label is drawn at TEXT_SIZE."""
+    return 7 * min(AXIS_NAME_LENGTH, len(printable(text)))
+
+
+# ---------------------------------------------------------------- both
+
+
+def _empty_chart(
+    x_label: str, y_label: str, *, height: int, sizing_mode: Literal["stretch_width", "scale_width"] = "stretch_width"
+) -> figure:
+    chart = figure(width=600, height=height, sizing_mode=sizing_mode, tools="", toolbar_location=None)
+    chart.outline_line_color = FAINT
+    chart.grid.grid_line_color = "#eeeeee"
+    for axis, label in ((chart.xaxis, x_label), (chart.yaxis, y_label)):
+        axis.axis_label = PlainText(text=printable(label))
+        axis.axis_label_text_font_style = "normal"
+        axis.axis_label_text_font_size = axis.major_label_text_font_size = TEXT_SIZE
+        axis.axis_label_text_color = axis.major_label_text_color = INK
+        axis.axis_line_color = axis.major_tick_line_color = "#888888"
+        axis.minor_tick_line_color = None
+    return chart
+
+
+def _hover_columns(values: Sequence[tuple[str, Sequence[str]]]) -> tuple[dict[str, list[str]], Tooltips]:
+    """Return data columns that hold the lines of a tooltip, and the tooltip that shows just these.
+
+    Label and value go together through the data: nothing in them is then read as a field or a format, and the labels
+    that BokehJS itself draws are too pale to be read on white.
+    """
+    columns = {
+        f"hover{i}": [f"{printable(label)}: {printable(text)}" for text in texts]
+        for i, (label, texts) in enumerate(values)
+    }
+    return columns, [("", f"@{column}") for column in columns]

@@ -1,0 +1,18 @@
+"""The sections of the report, in the order of the page: each computes panels from a recorded run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from convscope.report.section import RecordedRun, Section
+from convscope.report.sections import configuration, confusion, curves, data, mistakes, predictions, results
+
+SECTIONS: dict[str, Callable[[RecordedRun], Section]] = {
+    "data": data.data_section,
+    "curves": curves.curves_section,
+    "results": results.results_section,
+    "confusion": confusion.confusion_section,
+    "predictions": predictions.predictions_section,
+    "mistakes": mistakes.mistakes_section,
+    "configuration": configuration.configuration_section,
+}

@@ -1,0 +1,87 @@
+"""How the report writes names, numbers and units. An unknown figure is a dash."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping
+from typing import Any
+
+UNKNOWN = "–"
+
+MAX_NAME_LENGTH = 48
+"""Longer names are cut in the middle where there is little room; tables show them whole."""
+
+_INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+_JOINERS = {"\u200c", "\u200d"}  # emoji and several scripts are written with them
+
+
+def printable(text: str) -> str:
+    """Return the text with every control, direction and other invisible character written out.
+
+    A name with U+202E in it would otherwise turn around what stands after it.
+
+    Example:
+        >>> printable("a" + chr(0x202E) + "b")
+        'a\\\\u202eb'
+    """
+    return "".join(
+        f"\\u{ord(c):04x}" if unicodedata.category(c) in _INVISIBLE and c not in _JOINERS else c for c in text
+    )
+
+
+def shorten(text: str, length: int) -> str:
+    """Return at most `length` characters: the start and the end, an ellipsis between them."""
+    if len(text) <= length:
+        return text
+    tail = (length - 1) // 2
+    return f"{text[: length - 1 - tail]}…{text[len(text) - tail :]}"
+
+
+def name_text(name: str) -> str:
+    """Return a class name as it stands under a picture: printable, one line, not long."""
+    return shorten(printable(name), MAX_NAME_LENGTH)
+
+
+def count_text(value: int | None) -> str:
+    """Return a count with thousands separators."""
+    return UNKNOWN if value is None else f"{value:,}"
+
+
+def decimal_text(value: float | None, digits: int = 4) -> str:
+    """Return a number with a fixed number of decimals."""
+    return UNKNOWN if value is None else f"{value:.{digits}f}"
+
+
+def percent_text(value: float | None, digits: int = 1) -> str:
+    """Return a fraction of 1 in percent; the space in it does not break."""
+    return UNKNOWN if value is None else f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%"
+
+
+def accuracy_text(accuracy: Mapping[str, Any] | None) -> str:
+    """Return the accuracy of results.json with its n and interval, one line."""
+    if accuracy is None:
+        return UNKNOWN
+    value, low, high = (percent_text(accuracy[key], 2) for key in ("value", "low", "high"))
+    right = f"{accuracy['correct']:,} of {accuracy['n']:,} pictures"
+    return f"{value} ({right}; {percent_text(0.95, 0)} interval {low} to {high}, Wilson)"
+
+
+def bytes_text(value: int | None) -> str:
+    """Return a size in bytes, MiB or GiB."""
+    if value is None:
+        return UNKNOWN
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if value >= size:
+            return f"{value / size:.1f} {unit}"
+    return f"{value} bytes"
+
+
+def seconds_text(value: float | None) -> str:
+    """Return a duration in seconds, minutes or hours."""
+    if value is None:
+        return UNKNOWN
+    if value < 60:
+        return f"{value:.1f} s"
+    minutes, seconds = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"

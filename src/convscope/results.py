@@ -1,0 +1,244 @@
+"""What the stages hand on to one another: frozen dataclasses over numpy and plain values, no torch.
+
+Letters: N pictures, H height, W width, C channels, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+Z_95 = 1.959963984540054
+"""The 97.5 % quantile of the standard normal distribution, for two-sided 95 % intervals."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One moment of a stage that takes time, for a progress display.
+
+    Args:
+        stage: what is being done, for example "epoch 3/10".
+        done: units finished so far in this stage.
+        total: units in all; None when unknown.
+        unit: what is counted, for example "images".
+        values: further figures to show, already in display order, for example {"loss": "0.31"}.
+    """
+
+    stage: str
+    done: int
+    total: int | None
+    unit: str = "images"
+    values: Mapping[str, str] = field(default_factory=dict)
+
+
+OnProgress = Callable[[Progress], None]
+
+
+def ignore_progress(progress: Progress) -> None:
+    """Show nothing; the default wherever progress can be reported."""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that was found and not used. `file` is printable: one line, no control characters."""
+
+    file: str
+    reason: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One line of history.jsonl. Losses are mean cross-entropy in nats, accuracies fractions of 1.
+
+    `train_*` are averages over the epoch while the weights were changing, dropout and augmentation included;
+    `validation_*` are measured at its end and None when the run has no validation part.
+    """
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    validation_loss: float | None
+    validation_accuracy: float | None
+    lr: float
+    examples_seen: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A fraction of right answers with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+    correct: int
+    n: int
+
+
+def accuracy_of(*, correct: int, n: int) -> Accuracy:
+    """Return `correct / n` with its Wilson 95 % score interval.
+
+    Raises:
+        ValueError: n is not positive or correct is not in 0..n.
+
+    Source: E. B. Wilson, JASA 22 (1927) 209-212; unlike the normal interval it never leaves 0..1.
+
+    Example:
+        >>> round(accuracy_of(correct=98, n=100).low, 4)
+        0.93
+    """
+    if not (n > 0 and 0 <= correct <= n):
+        raise ValueError(f"accuracy needs 0 <= correct <= n and n > 0, got correct={correct}, n={n}")
+    share, spread = correct / n, Z_95**2 / n
+    centre = (share + spread / 2) / (1 + spread)
+    half_width = Z_95 * sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
+    return Accuracy(share, max(0.0, centre - half_width), min(1.0, centre + half_width), correct, n)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model said about N pictures.
+
+    Args:
+        ids: path or index of each picture, N strings.
+        labels: true class numbers, int64 [N].
+        probabilities: float32 [N, K], each row sums to 1.
+        losses: cross-entropy of each picture in nats, float64 [N].
+        class_names: K names.
+    """
+
+    ids: tuple[str, ...]
+    labels: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
+    losses: NDArray[np.float64]
+    class_names: tuple[str, ...]
+
+    @property
+    def predicted(self) -> NDArray[np.int64]:
+        """Return the most probable class of each picture, int64 [N]; the first one on a tie."""
+        return np.asarray(self.probabilities.argmax(axis=1), dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class ClassMetrics:
+    """How one class fares. A figure is None where its denominator is zero."""
+
+    name: str
+    n: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """What was measured on one part of the data.
+
+    Args:
+        topk_accuracy: k -> fraction of pictures whose true class is among the k most probable.
+        confusion: int64 [K, K]; row = true class, column = predicted class.
+    """
+
+    accuracy: Accuracy
+    loss: float
+    topk_accuracy: Mapping[int, float]
+    per_class: tuple[ClassMetrics, ...]
+    confusion: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run ended with; results.json holds the same. None is unknown or not measured.
+
+    Args:
+        part: the part of the data that `metrics` were measured on; "test" unless the data have none.
+        macs: multiply-accumulate operations for one prediction.
+        train_seconds: time in training and validation, over all sittings.
+        peak_memory_bytes: most memory held by the process (on CUDA: by the device) during training.
+        fraction_of_peak_flops: operations of training and validation per second, as a fraction of the rate of a
+            large float32 matrix product measured in the same process.
+    """
+
+    run: str
+    model: str
+    data: str
+    seed: int
+    part: str
+    metrics: Metrics
+    num_params: int
+    macs: int | None = None
+    epochs: int | None = None
+    best_epoch: int | None = None
+    train_seconds: float | None = None
+    peak_memory_bytes: int | None = None
+    fraction_of_peak_flops: float | None = None
+    split_sha256: str | None = None
+
+    @property
+    def accuracy(self) -> Accuracy:
+        """Return the accuracy with its interval."""
+        return self.metrics.accuracy
+
+
+@dataclass(frozen=True)
+class ImageGrid:
+    """Pictures with captions, a line break between the parts of a caption.
+
+    `images` are uint8 [H, W, C] each, C 1 or 3, sizes may differ; an empty one stands for a picture that was not kept.
+    `wrong` marks pictures as wrong; empty when there is nothing to mark.
+    """
+
+    title: str
+    images: tuple[NDArray[np.uint8], ...]
+    captions: tuple[str, ...]
+    wrong: tuple[bool, ...] = ()
+
+
+@dataclass(frozen=True)
+class Line:
+    """One named line of a chart; a y of None is a gap. `notes` says more about each point when one looks closer."""
+
+    name: str
+    x: tuple[float, ...]
+    y: tuple[float | None, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Lines over a common axis; axis labels carry their unit. `note_label` names what the lines' notes say."""
+
+    title: str
+    x_label: str
+    y_label: str
+    lines: tuple[Line, ...]
+    note_label: str = ""
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A table of counts with named rows and columns, values int64 [rows, columns]."""
+
+    title: str
+    row_label: str
+    column_label: str
+    row_names: tuple[str, ...]
+    column_names: tuple[str, ...]
+    values: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under column headings."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+Panel = ImageGrid | Curves | Matrix | Table

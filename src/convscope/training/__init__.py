@@ -1,0 +1,1 @@
+"""The written-out training loop and its parts."""

@@ -1,0 +1,37 @@
+"""Ctrl-C and SIGTERM during training: the first asks for a stop at the next safe point, the second ends at once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[Callable[[], bool]]:
+    """Yield a function that says whether a stop was asked for; the former handlers come back at the end.
+
+    Outside the main thread no handler can be set: the function then always says no.
+    """
+    requested = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield requested.is_set
+        return
+    former = {number: signal.getsignal(number) for number in _SIGNALS}
+
+    def request(number: int, frame: FrameType | None) -> None:
+        requested.set()
+        for again in _SIGNALS:
+            signal.signal(again, signal.SIG_DFL)
+
+    for number in _SIGNALS:
+        signal.signal(number, request)
+    try:
+        yield requested.is_set
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

@@ -1,0 +1,395 @@
+"""The training loop, written out.
+
+A step is: read a batch, forward, loss, backward, and every `accumulate` batches a change of the weights. Everything
+random is keyed by (seed, epoch or step, picture), so the state to save is the weights, the optimizer's slots and a
+handful of counters; a run continued from them is bit-identical to one that never stopped, on the same machine with
+the same number of threads.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as tensors_to_bytes
+from torch import Tensor, nn
+
+from convscope.config import TrainConfig
+from convscope.data.batches import Preprocessing, ResidentPictures, training_batches
+from convscope.device import autocast_dtype, memory_in_use_bytes, seed_generator
+from convscope.errors import Interrupted, TrainingError, UsageError
+from convscope.evaluation.predict import mean_loss_and_accuracy
+from convscope.models.saved import contiguous_state
+from convscope.randomness import derive_seed
+from convscope.results import EpochRecord, OnProgress, Progress
+from convscope.runs import Checkpoint, load_checkpoint, save_checkpoint, write_history
+from convscope.training.optimizers import make_optimizer
+from convscope.training.schedules import SCHEDULES
+
+LOSS_WINDOW = 16
+"""Losses are read back from the device, and checked, every so many batches; reading each one costs time."""
+PROGRESS_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What training may look at. `ids` name the pictures of `train` in messages."""
+
+    train: ResidentPictures
+    validation: ResidentPictures | None
+    preprocessing: Preprocessing
+    ids: tuple[str, ...]
+
+
+@dataclass
+class LoopState:
+    """The counters of a run in progress; with weights and optimizer slots they are all there is to save.
+
+    Args:
+        epoch: the epoch being trained, from 1.
+        batch: batches of this epoch that are done.
+        step: batches done in all.
+        loss_sum, correct, seen: running sums over this epoch.
+        best_step: the checkpoint that holds the best weights so far, None before the first epoch's end.
+        best_loss: its validation loss, None without a validation part: then the last epoch is the best.
+        seconds, epoch_seconds: time spent so far, over all sittings, in the run and in this epoch.
+        finished: nothing is left to train.
+    """
+
+    epoch: int = 1
+    batch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    correct: int = 0
+    seen: int = 0
+    best_step: int | None = None
+    best_epoch: int | None = None
+    best_loss: float | None = None
+    epochs_since_best: int = 0
+    seconds: float = 0.0
+    epoch_seconds: float = 0.0
+    finished: bool = False
+    history: tuple[EpochRecord, ...] = ()
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How training ended; the model holds the best weights.
+
+    Args:
+        train_seconds: time in training and validation over all sittings.
+        warnings: broken checkpoints that were passed over, one line each.
+    """
+
+    history: tuple[EpochRecord, ...]
+    best_epoch: int
+    train_seconds: float
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass
+class _Session:
+    """One sitting of a run: the objects that the functions below work on."""
+
+    model: nn.Module
+    data: TrainingData
+    config: TrainConfig
+    run: Path
+    on_progress: OnProgress
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    dtype: torch.dtype | None
+    state: LoopState
+    clock: float
+    saved_at: float
+    shown_at: float = 0.0
+    images_done: int = 0
+
+    @property
+    def device(self) -> torch.device:
+        return self.data.train.pictures.device
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return math.ceil(len(self.data.train) / self.config.batch_size)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What is kept of a batch until its loss is read back."""
+
+    loss: Tensor
+    logits: Tensor
+    labels: Tensor
+    numbers: NDArray[np.int64]
+
+
+def train(
+    model: nn.Module,
+    data: TrainingData,
+    config: TrainConfig,
+    run: Path,
+    *,
+    on_progress: OnProgress,
+    stop_requested: Callable[[], bool] = lambda: False,
+    resume: bool = False,
+) -> TrainResult:
+    """Train the model in place and leave its best weights in it.
+
+    Args:
+        model: on the device of the data.
+        run: run folder, locked by the caller; takes checkpoints and history.jsonl.
+        stop_requested: asked after every batch; True saves the state and ends with Interrupted.
+        resume: continue from the newest whole checkpoint of the run, if it has one.
+
+    Raises:
+        TrainingError: the loss is not a number; names step, learning rate and pictures.
+        Interrupted: a stop was requested; the state is saved.
+        RunError: the run folder could not be written.
+    """
+    if config.patience is not None and data.validation is None:
+        raise UsageError("patience needs a validation part to watch; give it a share with --split, for example 80/20/0")
+    device, now = data.train.pictures.device, time.perf_counter()
+    dtype = autocast_dtype(device, wanted=config.mixed_precision)
+    session = _Session(
+        model=model,
+        data=data,
+        config=config,
+        run=run,
+        on_progress=on_progress,
+        optimizer=make_optimizer(model, config),
+        scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
+        dtype=dtype,
+        state=LoopState(),
+        clock=now,
+        saved_at=now,
+    )
+    warnings: list[str] = []
+    if resume and any((run / "checkpoints").glob("step-*")):
+        checkpoint = load_checkpoint(run)
+        warnings += checkpoint.warnings
+        _restore(session, checkpoint)
+    while not session.state.finished:
+        _train_epoch(session, stop_requested)
+        _end_epoch(session)
+    state = session.state
+    assert state.best_epoch is not None  # a finished run has at least one epoch
+    if state.best_step is not None and state.best_step != state.step:
+        model.load_state_dict(load_tensors(load_checkpoint(run, state.best_step).files["model.safetensors"]))
+    return TrainResult(state.history, state.best_epoch, state.seconds, tuple(warnings))
+
+
+def _train_epoch(session: _Session, stop_requested: Callable[[], bool]) -> None:
+    """Train the batches that are left of the current epoch."""
+    state, config, data = session.state, session.config, session.data
+    session.model.train()
+    window: list[_Batch] = []
+    for x, labels, numbers in training_batches(
+        data.train,
+        data.preprocessing,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        epoch=state.epoch,
+        augment=config.augment,
+        first_step=state.batch,
+    ):
+        loss, logits = _train_batch(session, x, labels)
+        window.append(_Batch(loss, logits, labels, numbers))
+        state.batch += 1
+        state.step += 1
+        stop = stop_requested()
+        boundary = state.batch == session.batches_per_epoch
+        save = not boundary and (stop or _checkpoint_due(session))
+        if len(window) == LOSS_WINDOW or boundary or save:
+            _read_window(session, window)
+            _show(session)
+        # A gradient that is half accumulated is not part of the state, so only whole weight changes are saved.
+        if save and state.batch % config.accumulate == 0:
+            _save(session)
+            if stop:
+                raise Interrupted(
+                    f"stopped in epoch {state.epoch} after {state.batch} of {session.batches_per_epoch} batches; the "
+                    f"state is saved. Go on with: convscope train --resume {session.run}"
+                )
+
+
+def _train_batch(session: _Session, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Train on one batch; return its mean loss and its logits [B, K], still on the device."""
+    state, config = session.state, session.config
+    seed_generator(session.device, derive_seed(config.seed, "step", state.step))
+    with torch.autocast(session.device.type, dtype=session.dtype) if session.dtype else nullcontext():
+        logits = session.model(x)
+        loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+    group_start = state.batch // config.accumulate * config.accumulate
+    group_size = min(config.accumulate, session.batches_per_epoch - group_start)  # the last one may be smaller
+    session.scaler.scale(loss / group_size if group_size > 1 else loss).backward()  # type: ignore[no-untyped-call]
+    if state.batch + 1 == group_start + group_size:
+        progress = (state.step + 0.5) / (config.epochs * session.batches_per_epoch)
+        for options in session.optimizer.param_groups:
+            options["lr"] = config.lr * SCHEDULES[config.schedule](progress)
+        session.scaler.step(session.optimizer)
+        session.scaler.update()
+        session.optimizer.zero_grad()
+    return loss.detach(), logits.detach()
+
+
+def _read_window(session: _Session, window: list[_Batch]) -> None:
+    """Add the window's losses and right answers to the epoch's sums, then empty it."""
+    state = session.state
+    losses = torch.stack([batch.loss for batch in window]).tolist()
+    for offset, (loss, batch) in enumerate(zip(losses, window, strict=True)):
+        if not math.isfinite(loss):
+            _raise_not_finite(session, loss, state.step - len(window) + offset + 1, batch.numbers)
+        state.loss_sum += loss * len(batch.numbers)
+    logits, labels = torch.cat([batch.logits for batch in window]), torch.cat([batch.labels for batch in window])
+    state.correct += int((logits.argmax(1) == labels).sum())
+    state.seen += len(labels)
+    session.images_done += len(labels)
+    window.clear()
+    _count_time(session)
+
+
+def _end_epoch(session: _Session) -> None:
+    """Measure on validation data, record the epoch, remember the best, decide whether to go on, and save."""
+    state, config, data = session.state, session.config, session.data
+    validation_loss, validation_accuracy = None, None
+    if data.validation is not None:
+        validation_loss, validation_accuracy = mean_loss_and_accuracy(
+            session.model, data.validation, data.preprocessing
+        )
+        if not math.isfinite(validation_loss):
+            _raise_not_finite(session, validation_loss, state.step, np.zeros(0, np.int64))
+    _count_time(session)
+    record = EpochRecord(
+        epoch=state.epoch,
+        train_loss=state.loss_sum / state.seen,
+        train_accuracy=state.correct / state.seen,
+        validation_loss=validation_loss,
+        validation_accuracy=validation_accuracy,
+        lr=session.optimizer.param_groups[0]["lr"],
+        examples_seen=state.epoch * len(data.train),
+        seconds=state.epoch_seconds,
+    )
+    state.epochs_since_best += 1
+    if validation_loss is None or state.best_loss is None or validation_loss < state.best_loss:
+        state.best_loss, state.best_step, state.best_epoch = validation_loss, state.step, state.epoch
+        state.epochs_since_best = 0
+    state.history = (*state.history, record)
+    out_of_patience = config.patience is not None and state.epochs_since_best >= config.patience
+    state.finished = state.epoch == config.epochs or out_of_patience
+    _show(session, record)
+    state.epoch, state.batch = state.epoch + 1, 0
+    state.loss_sum, state.correct, state.seen, state.epoch_seconds = 0.0, 0, 0, 0.0
+    _save(session)
+    write_history(session.run, state.history)
+
+
+def _raise_not_finite(session: _Session, loss: float, step: int, numbers: NDArray[np.int64]) -> NoReturn:
+    state = session.state
+    pictures = ", ".join(session.data.ids[number] for number in numbers[:5]) or "the validation part"
+    more = f" and {len(numbers) - 5} more" if len(numbers) > 5 else ""
+    kept = f"; the best weights so far are those of epoch {state.best_epoch}" if state.best_epoch else ""
+    raise TrainingError(
+        f"the loss is {loss} at step {step} (epoch {state.epoch}), learning rate "
+        f"{session.optimizer.param_groups[0]['lr']:.3g}, pictures {pictures}{more}. "
+        f"A learning rate of {session.config.lr / 10:.2g} (--lr) is the usual remedy{kept}"
+    )
+
+
+# ---------------------------------------------------------------- state
+
+
+def _checkpoint_due(session: _Session) -> bool:
+    config = session.config
+    if config.checkpoint_steps is not None and session.state.step % config.checkpoint_steps == 0:
+        return True
+    return time.perf_counter() - session.saved_at >= config.checkpoint_seconds
+
+
+def _save(session: _Session) -> None:
+    state = session.state
+    keep = () if state.best_step is None else (state.best_step,)
+    loop = json.dumps({"state": asdict(state), "scaler": session.scaler.state_dict()}, allow_nan=False)
+    save_checkpoint(
+        session.run,
+        state.step,
+        {
+            "model.safetensors": tensors_to_bytes(contiguous_state(session.model)),
+            "optimizer.safetensors": tensors_to_bytes(_optimizer_slots(session.optimizer)),
+            "loop.json": loop.encode(),
+        },
+        keep=keep,
+    )
+    session.saved_at = time.perf_counter()
+
+
+def _restore(session: _Session, checkpoint: Checkpoint) -> None:
+    session.model.load_state_dict(load_tensors(checkpoint.files["model.safetensors"]))
+    parameters = _parameters(session.optimizer)
+    for name, value in load_tensors(checkpoint.files["optimizer.safetensors"]).items():
+        number, slot = name.split(".", 1)
+        parameter = parameters[int(number)]
+        # In the parameter's memory order: fused kernels walk both as flat arrays.
+        like = parameter.detach() if value.shape == parameter.shape else value
+        restored = torch.empty_like(like, dtype=value.dtype, device=parameter.device)
+        session.optimizer.state[parameter][slot] = restored.copy_(value)
+    tree = json.loads(checkpoint.files["loop.json"])
+    session.scaler.load_state_dict(tree["scaler"])
+    history = tuple(EpochRecord(**record) for record in tree["state"].pop("history"))
+    session.state = LoopState(**tree["state"], history=history)
+    write_history(session.run, history)
+
+
+def _optimizer_slots(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {
+        f"{index}.{slot}": value.contiguous()
+        for index, parameter in enumerate(_parameters(optimizer))
+        for slot, value in optimizer.state[parameter].items()
+        if isinstance(value, Tensor)
+    }
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+# ---------------------------------------------------------------- time and display
+
+
+def _count_time(session: _Session) -> None:
+    now = time.perf_counter()
+    session.state.seconds += now - session.clock
+    session.state.epoch_seconds += now - session.clock
+    session.clock = now
+
+
+def _show(session: _Session, record: EpochRecord | None = None) -> None:
+    """Report progress a few times a second, and always at the end of an epoch."""
+    state, config = session.state, session.config
+    now = time.perf_counter()
+    if record is None and now - session.shown_at < PROGRESS_SECONDS:
+        return
+    session.shown_at = now
+    last = record or (state.history[-1] if state.history else None)
+    steps_left = config.epochs * session.batches_per_epoch - state.step
+    values = {
+        "loss": f"{state.loss_sum / max(1, state.seen):.4f}",
+        "accuracy": f"{state.correct / max(1, state.seen):.2%}",
+        "validation": f"{last.validation_accuracy:.2%}" if last and last.validation_accuracy is not None else "-",
+        "images/s": f"{state.step * config.batch_size / max(state.seconds, 1e-9):,.0f}",
+        "memory": f"{memory_in_use_bytes(session.device) / 2**20:,.0f} MiB",
+        "left": f"{state.seconds / max(1, state.step) * steps_left:,.0f} s",
+    }
+    stage = f"epoch {state.epoch}/{config.epochs}"
+    session.on_progress(Progress(stage, state.seen, len(session.data.train), "images", values))

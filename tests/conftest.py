@@ -1,0 +1,39 @@
+"""What all tests share: the reference data's place and small data sets made on the spot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from convscope.data.image_set import ImageSet
+
+REFERENCE = Path(__file__).parents[1].parent / "shared" / "data"
+"""Real data sets beside the checkout; tests that need them are skipped where it is absent."""
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    if not REFERENCE.is_dir():
+        pytest.skip("no reference data (shared/data beside the checkout)")
+    return REFERENCE
+
+
+def make_image_set(
+    counts: tuple[int, ...] = (30, 20, 10), *, side: int = 8, channels: int = 1, parts: str = "", seed: int = 0
+) -> ImageSet:
+    """Return noise pictures, `counts[k]` of class k, with a bright square whose place tells the class."""
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(len(counts)), counts).astype(np.int64)
+    images = rng.integers(0, 100, (len(labels), side, side, channels), dtype=np.uint8)
+    for index, label in enumerate(labels):
+        images[index, label : label + 3, label : label + 3] = 255
+    return ImageSet(
+        name="made",
+        images=images,
+        labels=labels,
+        class_names=tuple(f"class {k}" for k in range(len(counts))),
+        ids=tuple(f"{i}.png" for i in range(len(labels))),
+        parts=(parts,) * len(labels),
+    )

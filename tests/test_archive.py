@@ -1,0 +1,386 @@
+"""Zips and tars of class folders; the numbers in the ids are the cases of the reliability list."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import hashlib
+import io
+import lzma
+import struct
+import tarfile
+import time
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from convscope.config import DataConfig
+from convscope.data import archive
+from convscope.data.archive import load_archive
+from convscope.data.folder import load_folder
+from convscope.data.image_set import ImageSet
+from convscope.errors import DataError
+from convscope.results import Progress
+
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    "tar": bytes,
+    "tar.gz": gzip.compress,
+    "tar.xz": lzma.compress,
+    "tar.bz2": bz2.compress,
+}
+KINDS = ("zip", *PACKERS)
+Members = list[tuple[str, bytes]]
+
+
+def picture(shade: int = 100, side: int = 8) -> bytes:
+    noise = np.random.default_rng(shade).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def two_classes() -> Members:
+    return [("cat/1.png", picture(1)), ("dog/1.png", picture(2)), ("cat/2.png", picture(3))]
+
+
+def make_zip(members: Members, *, method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as made:
+        for name, content in members:
+            made.writestr(zipfile.ZipInfo(name), content, method)
+    return buffer.getvalue()
+
+
+def make_tar(members: Members, *others: tarfile.TarInfo, format_: int = tarfile.PAX_FORMAT) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=format_) as made:
+        for name, content in members:
+            made.addfile(regular(name, len(content)), io.BytesIO(content))
+        for info in others:
+            made.addfile(info)
+    return buffer.getvalue()
+
+
+def regular(name: str, size: int) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.size = size
+    if name.endswith("/"):
+        info.type = tarfile.DIRTYPE
+    return info
+
+
+def make(kind: str, members: Members) -> bytes:
+    return make_zip(members) if kind == "zip" else PACKERS[kind](make_tar(members))
+
+
+def load(content: bytes, tmp_path: Path, **options: object) -> ImageSet:
+    path = tmp_path / "made.archive"
+    path.write_bytes(content)
+    before = tree_hash(tmp_path)
+    try:
+        return load_archive(DataConfig(source=str(path), **options))  # type: ignore[arg-type]
+    finally:
+        assert tree_hash(tmp_path) == before, "something was written"
+
+
+def tree_hash(root: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*")):
+        digest.update(str(path).encode() + (path.read_bytes() if path.is_file() else b""))
+    return digest.hexdigest()
+
+
+def refusal(content: bytes, tmp_path: Path, **options: object) -> str:
+    with pytest.raises(DataError) as caught:
+        load(content, tmp_path, **options)
+    return str(caught.value)
+
+
+def reasons(images: ImageSet) -> Mapping[str, str]:
+    return {item.file: item.reason for item in images.skipped}
+
+
+# ---------------------------------------------------------------- the same as a folder
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_archive_gives_what_its_folder_gives(kind: str, tmp_path: Path) -> None:
+    members = [
+        *((f"w/train/{label}/{index}.png", picture(index, 20)) for label in ("dog", "cat") for index in range(5)),
+        ("w/train/" + "long" * 40 + "/" + "é" * 90 + ".png", picture(7, 20)),
+        ("w/test/dog/deep/down/1.png", picture(8, 30)),
+        ("w/test/dog/bad.jpg", b"\xff\xd8\xff"),
+        ("w/test/flat.png", picture(9)),
+        ("w/test/dog/Thumbs.db", b"x"),
+        ("__MACOSX/w/._1", b"x"),
+        ("readme.txt", b"read me"),
+    ]
+    root = tmp_path / "folder"
+    for name, content in members:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    expected = load_folder(DataConfig(source=str(root)))
+    images = load(make(kind, members), tmp_path)
+    assert images.fingerprint == expected.fingerprint
+    assert (images.skipped, images.ignored, images.notes) == (expected.skipped, expected.ignored, expected.notes)
+    assert len(images) + len(images.skipped) + images.ignored == len(members)
+
+
+@pytest.mark.parametrize("format_", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_all_formats_of_tar_headers_are_read(format_: int, tmp_path: Path) -> None:
+    members = [*two_classes(), ("dog/" + "x" * 90 + ".png", picture(4)), ("y" * 90 + "/" + "x" * 60, picture(5))]
+    images = load(make_tar(members, format_=format_), tmp_path)
+    assert set(images.ids) == {name for name, _ in members}
+
+
+def test_the_quick_header_reads_what_tarfile_reads() -> None:
+    for name, size in (("a.png", 0), ("a/" * 40 + "é.png", 8**11 - 1), ("x" * 99, 513)):
+        block = regular(name, size).tobuf(tarfile.USTAR_FORMAT)
+        quick, slow = (kind.frombuf(block, "utf-8", "surrogateescape") for kind in (archive._Member, tarfile.TarInfo))
+        assert (quick.name, quick.size, quick.type) == (slow.name, slow.size, slow.type)
+    for damage in (0, 124, 150, 156, 300):
+        broken = block[:damage] + bytes([block[damage] ^ 1]) + block[damage + 1 :]
+        with pytest.raises(tarfile.TarError):
+            archive._Member.frombuf(broken, "utf-8", "surrogateescape")
+
+
+def test_progress_is_reported(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    path.write_bytes(make_zip(two_classes()))
+    reports: list[Progress] = []
+    load_archive(DataConfig(source=str(path)), reports.append)
+    assert (reports[-1].done, reports[-1].total) == (3, 3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_16_an_empty_class_folder_in_an_archive(kind: str, tmp_path: Path) -> None:
+    members = [*two_classes(), ("cow/", b"")]
+    assert "class folder cow" in refusal(make(kind, members), tmp_path)
+    assert load(make(kind, members), tmp_path, drop_empty=True).class_names == ("cat", "dog")
+
+
+def test_backslashes_in_a_zip_divide_folders(tmp_path: Path) -> None:
+    images = load(make_zip([(name.replace("/", "\\"), content) for name, content in two_classes()]), tmp_path)
+    assert images.ids == ("cat/1.png", "cat/2.png", "dog/1.png")
+
+
+# ---------------------------------------------------------------- members that are listed
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["../x.png", "/etc/x.png", "C:\\x.png", "a/../../x.png", "cat/../3.png", "//h/x.png"])
+def test_28_names_that_lead_out_are_listed(kind: str, name: str, tmp_path: Path) -> None:
+    images = load(make(kind, [*two_classes(), (name, picture())]), tmp_path)
+    assert len(images) == 3
+    assert list(reasons(images).values()) == ["name leads out of the archive"]
+
+
+def test_28_links_and_devices_in_a_tar_are_listed(tmp_path: Path) -> None:
+    kinds = {
+        "symbolic link": tarfile.SYMTYPE,
+        "hard link": tarfile.LNKTYPE,
+        "device": tarfile.CHRTYPE,
+        "FIFO": tarfile.FIFOTYPE,
+        "unknown type": b"Z",
+    }
+    others = []
+    for name, type_ in kinds.items():
+        info = tarfile.TarInfo(f"cat/{name}")
+        info.type, info.linkname = type_, "/etc"
+        others.append(info)
+    through = ("cat/symbolic link/passwd.png", picture(9))
+    images = load(make_tar([*two_classes(), through], *others), tmp_path)
+    assert reasons(images) == {f"cat/{name}": f"not a regular file ({name})" for name in kinds}
+    assert len(images) == 4
+
+
+def test_28_a_link_in_a_zip_is_listed(tmp_path: Path) -> None:
+    buffer = io.BytesIO(make_zip(two_classes()))
+    with zipfile.ZipFile(buffer, "a") as made:
+        link = zipfile.ZipInfo("cat/link.png")
+        link.external_attr = 0o120777 << 16
+        made.writestr(link, "/etc/passwd")
+    assert reasons(load(buffer.getvalue(), tmp_path)) == {"cat/link.png": "not a regular file (symbolic link)"}
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_second_member_of_a_name_is_listed(kind: str, tmp_path: Path) -> None:
+    images = load(make(kind, [*two_classes(), ("cat/./1.png", picture(9)), ("cat/1.png", picture(8))]), tmp_path)
+    assert [item.reason for item in images.skipped] == ["second member of this name"] * 2
+    assert np.array_equal(images.images, load(make(kind, two_classes()), tmp_path).images)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_30_a_nested_archive_is_listed(kind: str, tmp_path: Path) -> None:
+    images = load(make(kind, [*two_classes(), ("cat/more.zip", make_zip(two_classes()))]), tmp_path)
+    assert reasons(images) == {"cat/more.zip": "nested archive"}
+
+
+def test_a_zip_member_with_a_wrong_checksum_is_listed(tmp_path: Path) -> None:
+    content = bytearray(make_zip(two_classes(), method=zipfile.ZIP_STORED))
+    content[content.index(b"IDAT") + 8] ^= 1
+    found = reasons(load(bytes(content), tmp_path))
+    assert list(found) == ["cat/1.png"]
+    assert "Bad CRC-32" in found["cat/1.png"]
+
+
+def test_a_zip_member_packed_with_bzip2_is_listed(tmp_path: Path) -> None:
+    """Its decompressor has no limit: a kilobyte could become gigabytes at one call."""
+    buffer = io.BytesIO(make_zip(two_classes()))
+    with zipfile.ZipFile(buffer, "a", zipfile.ZIP_BZIP2) as made:
+        made.writestr("cat/3.png", picture())
+    assert reasons(load(buffer.getvalue(), tmp_path)) == {"cat/3.png": "compression method 12 is not supported"}
+
+
+# ---------------------------------------------------------------- archives that are refused
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_29_a_bomb_is_refused_before_it_expands(kind: str, tmp_path: Path) -> None:
+    content = make(kind, [*two_classes(), ("cat/bomb.png", bytes(30_000_000))])
+    if kind == "tar":
+        assert reasons(load(content, tmp_path)) == {"cat/bomb.png": "not an image (unknown format)"}
+    else:
+        assert "as a bomb does" in refusal(content, tmp_path)
+
+
+def test_29_one_member_that_expands_too_far_is_listed(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, 200_000, dtype=np.uint8).tobytes()
+    content = make_zip([*two_classes(), ("cat/bomb.png", bytes(5_000_000)), ("cat/noise", noise)])
+    assert reasons(load(content, tmp_path))["cat/bomb.png"] == "expands more than 200-fold, as in a zip bomb"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_29_an_archive_over_the_limit_is_refused(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "MAX_TOTAL_BYTES", 500)
+    assert "expands to more than 500 bytes" in refusal(make(kind, two_classes()), tmp_path)
+
+
+def overlapping(quoted: bool) -> bytes:
+    """Return a zip whose members share bytes: all entries point to one member, or each quotes all that follow it."""
+    whole = bytearray(make_zip([(f"cat/{index}.png", b"x" * 64) for index in range(5)], method=zipfile.ZIP_STORED))
+    directory = whole.index(b"PK\1\2")
+    at, first_size = directory, directory
+    while whole[at : at + 4] == b"PK\1\2":
+        start = struct.unpack_from("<I", whole, at + 42)[0]
+        if quoted:
+            size = first_size - start - 30 - len("cat/0.png")
+            struct.pack_into("<II", whole, at + 20, size, size)
+        else:
+            struct.pack_into("<I", whole, at + 42, 0)
+        at += 46 + len("cat/0.png")
+    return bytes(whole)
+
+
+@pytest.mark.parametrize("quoted", [False, True])
+def test_29_overlapping_members_are_refused(quoted: bool, tmp_path: Path) -> None:
+    assert "overlaps another" in refusal(overlapping(quoted), tmp_path)
+
+
+def test_30_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
+    content = bytearray(make_zip(two_classes()))
+    content[content.index(b"PK\1\2") + 8] |= 1
+    assert "encrypted; unpack it with its password" in refusal(bytes(content), tmp_path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_30_a_cut_archive_gives_no_partial_data_set(kind: str, tmp_path: Path) -> None:
+    whole = make(kind, [(f"{label}/{index}.png", picture(index)) for label in ("a", "b") for index in range(20)])
+    end = len(whole) if kind != "tar" else len(whole.rstrip(b"\0")) + 200
+    for share in (0.1, 0.3, 0.5, 0.7, 0.9, 0.99):
+        message = refusal(whole[: int(share * end)], tmp_path)
+        assert "no picture of it is used" in message, share
+
+
+def test_30_a_tar_cut_between_members_is_refused(tmp_path: Path) -> None:
+    whole = make_tar(two_classes())
+    second = whole.index(b"dog/1.png")
+    assert "end marker is missing" in refusal(whole[:second], tmp_path)
+    damaged = whole[:second] + b"X" + whole[second + 1 :]
+    assert "damaged" in refusal(damaged, tmp_path)
+
+
+@pytest.mark.parametrize("size", [10**6, 8**11 - 1, -512, 2**63 - 1])
+def test_30_a_tar_member_that_lies_about_its_size_is_refused(size: int, tmp_path: Path) -> None:
+    header = regular("cat/3.png", 0)
+    header.size = size
+    block = header.tobuf(tarfile.GNU_FORMAT)
+    whole = make_tar(two_classes()).rstrip(b"\0")
+    whole += bytes(-len(whole) % 512)
+    start = time.perf_counter()
+    assert "damaged" in refusal(whole + block + bytes(1024), tmp_path)
+    assert time.perf_counter() - start < 5
+
+
+def test_30_nested_headers_end(tmp_path: Path) -> None:
+    """A chain of long-name headers makes tarfile recurse; a header of a gigabyte would be read at once."""
+    link = tarfile.TarInfo("././@LongLink")
+    link.type, link.size = tarfile.GNUTYPE_LONGNAME, 1
+    chain = (link.tobuf(tarfile.GNU_FORMAT) + b"x" + bytes(511)) * 3000
+    assert "damaged" in refusal(chain + bytes(1024), tmp_path)
+    link.size = 2**30
+    assert "header of 1073741824 bytes" in refusal(link.tobuf(tarfile.GNU_FORMAT) + bytes(4096), tmp_path)
+
+
+def test_30_a_damaged_central_directory_is_refused(tmp_path: Path) -> None:
+    whole = make_zip(two_classes())
+    directory = whole.index(b"PK\1\2")
+    end = whole.index(b"PK\5\6")
+    for start, stop in ((directory, directory + 4), (end, end + 4), (end + 12, end + 16), (directory + 20, end)):
+        damaged = whole[:start] + b"\xee" * (stop - start) + whole[stop:]
+        assert "no picture of it is used" in refusal(damaged, tmp_path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_30_too_many_members_are_refused(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "MAX_MEMBERS", 100)
+    members = [(f"cat/{index}", b"") for index in range(101)]
+    assert "more than 100 members" in refusal(make(kind, members), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "neither a zip nor a tar"),
+        (b"hello", "neither a zip nor a tar"),
+        (b"7z\xbc\xaf\x27\x1c" + bytes(100), "a 7z archive"),
+        (b"Rar!\x1a\x07" + bytes(100), "a RAR archive"),
+        (gzip.compress(b"hello" * 200), "damaged"),
+        (make_zip([]), "no usable picture"),
+    ],
+)
+def test_other_files_are_refused_with_a_way_out(content: bytes, message: str, tmp_path: Path) -> None:
+    assert message in refusal(content, tmp_path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_hundreds_of_damaged_archives_give_a_set_or_one_error(kind: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    whole = make(kind, two_classes())
+    refused = 0
+    for _ in range(60):
+        damaged = bytearray(whole)
+        for _ in range(rng.integers(1, 4)):
+            damaged[rng.integers(len(damaged))] ^= 1 << rng.integers(8)
+        try:
+            load(bytes(damaged), tmp_path, drop_empty=True)
+        except DataError:
+            refused += 1
+    assert refused > 5
+
+
+# ---------------------------------------------------------------- real archives
+
+
+def test_the_reference_photos(reference: Path) -> None:
+    """2,400 photos, two of them empty files, and a Thumbs.db in both classes."""
+    images = load_archive(DataConfig(source=str(reference / "cats-and-dogs-2400.zip"), image_size=32))
+    assert images.class_names == ("Cat", "Dog")
+    assert images.images.shape == (2398, 32, 32, 3)
+    assert reasons(images) == dict.fromkeys(["PetImages/Cat/666.jpg", "PetImages/Dog/11702.jpg"], "empty file")
+    assert images.ignored == 2

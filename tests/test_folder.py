@@ -1,0 +1,351 @@
+"""Class folders on disk; the numbers in the ids are the cases of the reliability list."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from convscope.config import DataConfig
+from convscope.data.folder import load_folder
+from convscope.data.image_set import ImageSet
+from convscope.errors import DataError
+from convscope.results import Progress, ignore_progress
+
+
+def picture(shade: int = 100, side: int = 8, kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (side, side), (shade, shade // 2, 255 - shade)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def make_tree(root: Path, files: Mapping[str, bytes]) -> Path:
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return root
+
+
+def two_classes(**more: bytes) -> dict[str, bytes]:
+    return {"cat/1.png": picture(10), "cat/2.png": picture(20), "dog/1.png": picture(30), **more}
+
+
+def load(root: Path, **options: object) -> ImageSet:
+    return load_folder(DataConfig(source=str(root), **options), ignore_progress)  # type: ignore[arg-type]
+
+
+def files_below(root: Path) -> int:
+    return sum(len(files) for _, _, files in os.walk(root))
+
+
+def reasons(images: ImageSet) -> dict[str, str]:
+    return {item.file: item.reason for item in images.skipped}
+
+
+# ---------------------------------------------------------------- layouts
+
+
+def test_classes_are_sorted_and_pictures_keep_their_labels(tmp_path: Path) -> None:
+    root = make_tree(tmp_path / "pets", {"dog/b.png": picture(3), "cat/9.PNG": picture(2), "cat/10.JPG": picture(1)})
+    reports: list[Progress] = []
+    images = load_folder(DataConfig(source=str(root)), reports.append)
+    assert images.name == "pets"
+    assert images.class_names == ("cat", "dog")
+    assert images.ids == ("cat/10.JPG", "cat/9.PNG", "dog/b.png")
+    assert images.labels.tolist() == [0, 0, 1]
+    assert images.images[:, 0, 0].tolist() == [[1, 0, 254], [2, 1, 253], [3, 1, 252]]
+    assert images.parts == ("", "", "")
+    assert images.notes == ("extension does not match: PNG named .JPG (1): cat/10.JPG",)
+    assert (reports[-1].done, reports[-1].total, reports[-1].stage) == (3, 3, "read pictures")
+
+
+@pytest.mark.parametrize("spelling", ["val", "valid", "validation", "Valid"])
+def test_parts_come_from_part_folders(tmp_path: Path, spelling: str) -> None:
+    names = [f"{part}/{kind}/1.png" for part in ("train", spelling, "test") for kind in ("cat", "dog")]
+    images = load(make_tree(tmp_path, dict.fromkeys(names, picture())))
+    assert images.class_names == ("cat", "dog")
+    assert {name.split("/")[0]: part for name, part in zip(images.ids, images.parts, strict=True)} == {
+        "train": "train",
+        spelling: "validation",
+        "test": "test",
+    }
+
+
+@pytest.mark.parametrize(
+    ("files", "class_names", "parts"),
+    [
+        pytest.param(["w/cat/1", "w/dog/1"], ("cat", "dog"), {""}, id="wrapper"),
+        pytest.param(["w/v/cat/1", "w/v/dog/1"], ("cat", "dog"), {""}, id="two-wrappers"),
+        pytest.param(["w/train/cat/1", "w/train/dog/1"], ("cat", "dog"), {"train"}, id="wrapper-and-part"),
+        pytest.param(["train/cat/1", "train/dog/1"], ("cat", "dog"), {"train"}, id="one-part"),
+        pytest.param(["w/cat/1", "w/dog/1", "readme.txt"], ("cat", "dog"), {""}, id="wrapper-beside-a-text"),
+        pytest.param(["bus/1", "car/1", "train/1"], ("bus", "car", "train"), {""}, id="a-class-named-train"),
+        pytest.param(["cat/x/y/1", "dog/x/1", "dog/2"], ("cat", "dog"), {""}, id="19-nested"),
+        pytest.param(["cats/persian/1", "cats/siamese/1"], ("persian", "siamese"), {""}, id="one-folder-of-folders"),
+        pytest.param(["train/cat/1", "train/dog/1", "test/1"], ("cat", "dog"), {"train"}, id="19-flat-test-part"),
+        pytest.param(["cat/1", "dog/1", "1"], ("cat", "dog"), {""}, id="19-picture-in-the-root"),
+        pytest.param(
+            ["train/cat/1", "train/dog/1", "extra/cow/1"], ("cat", "dog"), {"train"}, id="19-folder-beside-the-parts"
+        ),
+    ],
+)
+def test_layouts(tmp_path: Path, files: list[str], class_names: tuple[str, ...], parts: set[str]) -> None:
+    root = make_tree(tmp_path, {name: b"hello" if name.endswith("txt") else picture() for name in files})
+    images = load(root)
+    assert images.class_names == class_names
+    assert set(images.parts) == parts
+    assert len(images) + len(images.skipped) == len(files)
+    for item in images.skipped:
+        assert item.reason in ("belongs to no class", "not an image (looks like text)")
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        pytest.param(["cat/1"], "only one class, cat, with 1 pictures", id="one-class"),
+        pytest.param(["w/cat/1", "w/cat/2"], "only one class, cat", id="one-class-in-a-wrapper"),
+        pytest.param(["1", "2"], "no usable picture in a class folder", id="no-folders"),
+        pytest.param([], "no usable picture in a class folder", id="nothing"),
+        pytest.param(["train/1", "test/1"], "train look like parts but hold pictures", id="flat-parts"),
+        pytest.param(["train/a/1", "train/b/1", "test/a/1", "test/c/1"], "test part .* train part lacks: c", id="test"),
+        pytest.param(["train/a/1", "train/b/1", "val/A/1"], "validation part .* train part lacks: A", id="validation"),
+    ],
+)
+def test_what_cannot_be_classes_is_an_error_that_shows_the_layout(
+    tmp_path: Path, files: list[str], message: str
+) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        load(make_tree(tmp_path, dict.fromkeys(files, picture())))
+    assert "expected class/picture.jpg" in str(caught.value) or "rename" in str(caught.value)
+
+
+def test_a_class_without_test_pictures_is_a_note(tmp_path: Path) -> None:
+    images = load(make_tree(tmp_path, dict.fromkeys(["train/a/1.png", "train/b/1.png", "test/a/1.png"], picture())))
+    assert images.notes == ("the test part has no picture of b",)
+
+
+# ---------------------------------------------------------------- files
+
+
+def test_15_leavings_of_file_browsers_are_counted_and_never_a_class(tmp_path: Path) -> None:
+    names = [
+        ".DS_Store",
+        "cat/Thumbs.db",
+        "cat/desktop.ini",
+        ".ipynb_checkpoints/1.png",
+        "__MACOSX/cat/._1.png",
+        ".x/y/z",
+    ]
+    images = load(make_tree(tmp_path, two_classes(**dict.fromkeys(names, picture()))))
+    assert images.class_names == ("cat", "dog")
+    assert (len(images), images.skipped, images.ignored) == (3, (), 6)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"text"], ids=["no-file", "empty-file", "text"])
+def test_16_an_empty_class_folder_is_an_error_or_dropped(tmp_path: Path, content: bytes | None) -> None:
+    root = make_tree(tmp_path, two_classes(**({} if content is None else {"cow/1.jpg": content})))
+    (root / "cow").mkdir(exist_ok=True)
+    with pytest.raises(DataError, match=r"class folder cow.*--drop-empty"):
+        load(root)
+    images = load(root, drop_empty=True)
+    assert images.class_names == ("cat", "dog")
+    assert images.notes == ("class folder cow is empty and was left out",)
+    assert len(images.skipped) == (content is not None)
+
+
+def test_17_a_class_of_one_picture_is_loaded(tmp_path: Path) -> None:
+    images = load(make_tree(tmp_path, two_classes()))
+    assert np.bincount(images.labels).tolist() == [2, 1]
+
+
+ODD_NAMES = [
+    "x" * 251 + ".png",
+    "😀👩‍🚀.png",
+    "a\nb.png",
+    "\x1b[31mred.png",
+    "-rf.png",
+    "=1+1.png",
+    "a b.png",
+    "\\x0a.png",
+]
+
+
+@pytest.mark.parametrize("name", [*ODD_NAMES, b"\xff\xfe.png".decode(errors="surrogateescape")])
+def test_20_odd_names_are_shown_on_one_line(tmp_path: Path, name: str) -> None:
+    try:
+        root = make_tree(tmp_path, two_classes(**{f"dog/{name}": picture(), f"cat/{name}.txt"[-250:]: b"text"}))
+    except OSError as error:
+        pytest.skip(f"this file system does not take the name: {error}")
+    images = load(root)
+    assert len(images) + len(images.skipped) == files_below(root)
+    for shown in (*images.ids, *(item.file for item in images.skipped)):
+        assert len(shown.splitlines()) == 1
+        assert "\x1b" not in shown
+        assert shown.encode()
+
+
+def test_20_class_folders_may_have_odd_names(tmp_path: Path) -> None:
+    names = ["-", "a\nb", b"\xe9".decode(errors="surrogateescape"), "x" * 255]
+    images = load(make_tree(tmp_path, {f"{name}/1.png": picture() for name in names}))
+    assert images.class_names == ("-", "a\\x0ab", "x" * 255, "\\xe9")
+
+
+@pytest.mark.parametrize("pair", [("Cat", "cat"), ("caf\u00e9", "cafe\u0301")], ids=["capitals", "unicode-form"])
+def test_21_classes_that_look_alike_are_kept_apart_with_a_note(tmp_path: Path, pair: tuple[str, str]) -> None:
+    root = make_tree(tmp_path, {f"{pair[0]}/1.png": picture(), f"{pair[1]}/2.png": picture()})
+    if len(list(root.iterdir())) < 2:
+        pytest.skip("this file system cannot hold both names")
+    images = load(root)
+    assert images.num_classes == 2
+    assert len(set(images.class_names)) == 2
+    assert len(images.notes) == 1
+    assert all(ascii(name) in images.notes[0] for name in pair)
+
+
+@pytest.fixture
+def unprivileged() -> Iterator[Path]:
+    """A folder of a user who is not root: root may read everything."""
+    if not hasattr(os, "geteuid"):
+        pytest.skip("this system has no file modes")
+    folder = Path(tempfile.mkdtemp(prefix="convscope-test-"))
+    if os.geteuid() != 0:
+        yield folder
+    else:
+        nobody = 65534
+        try:
+            os.chown(folder, nobody, nobody)
+            os.seteuid(nobody)
+        except OSError:
+            shutil.rmtree(folder)
+            pytest.skip("running as root without the right to become another user: mode 000 is readable")
+        try:
+            yield folder
+        finally:
+            os.seteuid(0)
+    for path in [folder, *folder.rglob("*")]:
+        path.chmod(0o700)
+    shutil.rmtree(folder)
+
+
+def test_22_what_may_not_be_read_is_listed(unprivileged: Path) -> None:
+    root = make_tree(unprivileged, two_classes(**{"cat/secret.png": picture(), "dog/deep/1.png": picture()}))
+    (root / "cat/secret.png").chmod(0)
+    (root / "dog/deep").chmod(0)
+    images = load(root)
+    assert reasons(images) == {"cat/secret.png": "permission denied", "dog/deep": "permission denied"}
+    assert len(images) == 3
+    (root / "dog").chmod(0)
+    with pytest.raises(DataError, match=r"class folder dog \(.*permission denied.*--drop-empty"):
+        load(root)
+    root.chmod(0)
+    with pytest.raises(DataError, match="cannot be read"):
+        load(root)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no FIFOs")
+def test_25_fifos_and_sockets_are_listed_and_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make_tree(tmp_path, two_classes())
+    os.mkfifo(root / "cat/x.jpg")
+    os.mkfifo(root / "cow.jpg")
+    monkeypatch.chdir(root / "dog")  # the name of a socket may be at most 108 bytes long
+    with socket.socket(socket.AF_UNIX) as end:
+        end.bind("y.jpg")
+        start = time.perf_counter()
+        images = load(root)
+    assert time.perf_counter() - start < 5
+    assert reasons(images) == {
+        "cat/x.jpg": "not a regular file (FIFO)",
+        "cow.jpg": "not a regular file (FIFO)",
+        "dog/y.jpg": "not a regular file (socket)",
+    }
+
+
+def test_links_are_followed_once_and_loops_end(tmp_path: Path) -> None:
+    other = make_tree(tmp_path / "other", {"1.png": picture(), "2.png": picture()})
+    root = make_tree(tmp_path / "root", two_classes())
+    (root / "cat/loop").symlink_to(root)
+    (root / "cat/self.png").symlink_to("self.png")
+    (root / "cat/gone.png").symlink_to(root / "nothing")
+    (root / "cat/3.png").symlink_to(other / "1.png")
+    (root / "a-second-dog").symlink_to(root / "dog")
+    (root / "cow").symlink_to(other)
+    images = load(root)
+    assert images.class_names == ("cat", "cow", "dog")
+    assert len(images) == 6
+    assert reasons(images) == {
+        "a-second-dog": "link to a folder that is read already",
+        "cat/loop": "link to a folder that is read already",
+        "cat/gone.png": "not there any more",
+        "cat/self.png": "cannot be read (Too many levels of symbolic links)",
+    }
+
+
+def test_a_tree_is_left_as_it_was(tmp_path: Path) -> None:
+    root = make_tree(tmp_path, two_classes(**{"cat/bad.jpg": b"\xff\xd8\xff"}))
+    before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in root.rglob("*")}
+    load(root)
+    assert {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in root.rglob("*")} == before
+
+
+def test_accepted_and_skipped_are_all_that_was_found(tmp_path: Path) -> None:
+    """The figure of the list at a tenth of its size: 100 files, 10 of them corrupt, each kind of damage twice."""
+    whole = picture(kind="JPEG", side=40)
+    damage = [b"", b"text", whole[:100], whole[: len(whole) * 9 // 10], b"II*\0" + bytes(9)]
+    files = {f"{'cat' if index % 2 else 'dog'}/{index}.jpg": picture(index, 40, "JPEG") for index in range(90)}
+    bad = {f"{'cat' if index % 2 else 'dog'}/bad{index}.jpg": damage[index % 5] for index in range(10)}
+    images = load(make_tree(tmp_path, files | bad))
+    assert {item.file for item in images.skipped} == set(bad)
+    assert set(images.ids) == set(files)
+
+
+# ---------------------------------------------------------------- sizes
+
+
+@pytest.mark.parametrize(
+    ("sides", "options", "expected", "noted"),
+    [
+        pytest.param((28, 28, 28), {}, (28, 28, 3), False, id="own-size"),
+        pytest.param((96, 96, 96), {"gray": True}, (96, 96, 1), False, id="largest-own-size"),
+        pytest.param((28, 28, 32), {}, (64, 64, 3), True, id="two-sizes"),
+        pytest.param((97, 97, 97), {"gray": True}, (64, 64, 1), True, id="too-large"),
+        pytest.param((64, 64, 200), {}, (64, 64, 3), True, id="one-too-large"),
+        pytest.param((28, 32, 200), {"image_size": 10}, (10, 10, 3), False, id="given"),
+    ],
+)
+def test_the_size_of_the_pictures(
+    tmp_path: Path, sides: tuple[int, ...], options: dict[str, object], expected: tuple[int, ...], noted: bool
+) -> None:
+    pictures = [picture(50, side) for side in sides]
+    images = load(make_tree(tmp_path, dict(zip(["a/1.png", "a/2.png", "b/1.png"], pictures, strict=True))), **options)
+    assert images.images.shape[1:] == expected
+    assert any("--image-size" in note for note in images.notes) == noted
+    if expected[2] == 3:
+        assert np.all(np.abs(images.images.astype(int) - [50, 25, 205]) <= 1)
+
+
+def test_the_default_size_is_that_of_asking_for_it(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (30, 30, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "PNG")
+    root = make_tree(tmp_path, {"a/1.png": buffer.getvalue(), "b/1.png": picture(50, 100)})
+    for gray in (False, True):
+        assert load(root, gray=gray).fingerprint == load(root, gray=gray, image_size=64).fingerprint
+
+
+def test_truncated_pictures_are_marked_when_allowed(tmp_path: Path) -> None:
+    whole = picture(kind="JPEG", side=40)
+    root = make_tree(tmp_path, two_classes(**{"cat/cut.jpg": whole[:-20]}))
+    assert reasons(load(root)) == {"cat/cut.jpg": "truncated"}
+    images = load(root, allow_truncated=True)
+    assert images.skipped == ()
+    assert "truncated: missing pixels are filled in (1): cat/cut.jpg" in images.notes

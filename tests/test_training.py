@@ -1,0 +1,287 @@
+"""The loop: what it learns, exact resume after kill -9 and signals, early stop, NaN, accumulation."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.numpy import load_file
+from torch import nn
+
+import convscope
+from convscope.api import make_config
+from convscope.config import TrainConfig
+from convscope.data.batches import Preprocessing, make_resident, measure_preprocessing, training_batches
+from convscope.errors import ResumeMismatch, TrainingError, UsageError
+from convscope.models import build_model
+from convscope.results import Progress, ignore_progress
+from convscope.runs import read_config, read_history, read_json
+from convscope.training.loop import TrainingData, train
+from convscope.training.optimizers import make_optimizer
+from convscope.training.schedules import SCHEDULES
+from tests.conftest import make_image_set
+
+CPU = torch.device("cpu")
+
+
+def training_data(validation: bool = True) -> TrainingData:
+    images = make_image_set((40, 40, 40))
+    order = np.random.default_rng(0).permutation(120)
+    return TrainingData(
+        train=make_resident(images, order[:90], CPU),
+        validation=make_resident(images, order[90:], CPU) if validation else None,
+        preprocessing=measure_preprocessing(images.images, normalize=True),
+        ids=tuple(images.ids[i] for i in order[:90]),
+    )
+
+
+def new_network() -> nn.Module:
+    torch.manual_seed(0)
+    return build_model("mlp", (1, 8, 8), 3)
+
+
+def same_weights(a: nn.Module, b: nn.Module) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_the_loop_is_the_textbook_loop(tmp_path: Path) -> None:
+    """Against plain torch: same batches, torch's own Adam and OneCycle-free constant rate, written out here."""
+    data, config = training_data(), TrainConfig(epochs=3, batch_size=16, lr=0.01, schedule="constant")
+    ours, theirs = new_network(), new_network()
+    result = train(ours, data, config, tmp_path, on_progress=ignore_progress)
+    optimizer = torch.optim.Adam(theirs.parameters(), lr=0.01)
+    for epoch in (1, 2, 3):
+        for x, y, _ in training_batches(data.train, data.preprocessing, batch_size=16, seed=0, epoch=epoch):
+            optimizer.zero_grad()
+            F.cross_entropy(theirs(x), y).backward()
+            optimizer.step()
+    assert result.best_epoch == 3
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.allclose(mine, other, atol=1e-5)
+    assert result.history[-1].train_accuracy > 0.9
+    assert result.history[-1].examples_seen == 270
+    assert read_history(tmp_path) == result.history
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_optimizers_are_torchs(optimizer: str) -> None:
+    network = new_network()
+    made = make_optimizer(network, TrainConfig(optimizer=optimizer, lr=0.1, momentum=0.8, weight_decay=0.01))  # type: ignore[arg-type]
+    options = made.param_groups[0]
+    assert type(made).__name__.lower() == optimizer
+    assert options["weight_decay"] == 0.01
+    assert options.get("momentum", options.get("betas", (None,))[0] if "betas" in options else None) == 0.8
+
+
+def test_schedules() -> None:
+    assert [SCHEDULES["constant"](p) for p in (0, 0.5, 1)] == [1, 1, 1]
+    one_cycle = [SCHEDULES["one-cycle"](p / 100) for p in range(101)]
+    assert max(one_cycle) == one_cycle[30] == 1
+    assert one_cycle[100] == pytest.approx(0, abs=1e-12)
+    assert one_cycle[0] == pytest.approx(0.04)
+    assert one_cycle[:31] == sorted(one_cycle[:31])
+    assert one_cycle[30:] == sorted(one_cycle[30:], reverse=True)
+
+
+@pytest.mark.parametrize("accumulate", [2, 3, 6, 100])
+def test_accumulation_is_a_larger_batch(tmp_path: Path, accumulate: int) -> None:
+    """Ninety pictures in batches of 15: groups of equal size give the very gradient of the larger batch."""
+    data = training_data()
+    small, large = new_network(), new_network()
+    group = min(accumulate, 6)
+    config = TrainConfig(epochs=2, batch_size=15, accumulate=accumulate, lr=0.1, optimizer="sgd", schedule="constant")
+    train(small, data, config, tmp_path / "a", on_progress=ignore_progress) if (
+        tmp_path / "a"
+    ).mkdir() is None else None
+    (tmp_path / "b").mkdir()
+    config = TrainConfig(epochs=2, batch_size=15 * group, lr=0.1, optimizer="sgd", schedule="constant")
+    train(large, data, config, tmp_path / "b", on_progress=ignore_progress)
+    for mine, other in zip(small.parameters(), large.parameters(), strict=True):
+        assert torch.allclose(mine, other, atol=1e-5)
+
+
+def test_patience_stops_and_the_best_weights_are_kept(tmp_path: Path) -> None:
+    data = training_data()
+    wrong = data.validation
+    assert wrong is not None
+    flipped = TrainingData(  # validation labels that training makes ever more improbable
+        data.train,
+        type(wrong)(wrong.pictures, (wrong.labels + 1) % 3),
+        data.preprocessing,
+        data.ids,
+    )
+    network = new_network()
+    config = TrainConfig(epochs=50, batch_size=16, lr=0.01, patience=2)
+    result = train(network, flipped, config, tmp_path, on_progress=ignore_progress)
+    losses = [record.validation_loss for record in result.history]
+    assert len(losses) == result.best_epoch + 2 < 50
+    assert losses[result.best_epoch - 1] == min(losses)  # type: ignore[type-var]
+    with torch.no_grad():
+        x = data.preprocessing.apply(wrong.pictures)
+        assert float(F.cross_entropy(network(x), (wrong.labels + 1) % 3)) == pytest.approx(min(losses), abs=1e-6)  # type: ignore[type-var]
+
+
+def test_patience_without_validation_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="patience needs a validation part"):
+        train(
+            new_network(),
+            training_data(validation=False),
+            TrainConfig(patience=1),
+            tmp_path,
+            on_progress=ignore_progress,
+        )
+
+
+def test_a_loss_that_is_not_a_number_stops_with_step_rate_and_pictures(tmp_path: Path) -> None:
+    """Case 39: a broken preprocessing poisons every batch from step 0; a huge rate poisons a later one."""
+    data = training_data()
+    poisoned = TrainingData(data.train, data.validation, Preprocessing((math.nan,), (1.0,)), data.ids)
+    with pytest.raises(
+        TrainingError, match=r"loss is nan at step 1 \(epoch 1\), learning rate .*pictures \d+\.png, .*--lr"
+    ):
+        train(new_network(), poisoned, TrainConfig(batch_size=30), tmp_path, on_progress=ignore_progress)
+
+
+def test_progress_tells_what_a_user_wants_to_know(tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    train(new_network(), training_data(), TrainConfig(epochs=2), tmp_path, on_progress=seen.append)
+    assert seen[-1].stage == "epoch 2/2"
+    assert (seen[-1].done, seen[-1].total) == (90, 90)
+    assert set(seen[-1].values) >= {"loss", "validation", "images/s", "memory", "left"}
+
+
+# ---------------------------------------------------------------- exact resume
+
+RUN = [sys.executable, "-m", "convscope", "train"]
+OPTIONS = [
+    "--model",
+    "cnn-small",
+    "--epochs",
+    "3",
+    "--batch-size",
+    "32",
+    "--per-class",
+    "60",
+    "--augment",
+    "crop,rotate",
+    "--threads",
+    "1",
+    "--no-report",
+]
+
+
+def sha(run: Path) -> dict[str, bytes]:
+    return {name: value.tobytes() for name, value in load_file(run / "model.safetensors").items()}
+
+
+def facts(run: Path) -> tuple[object, ...]:
+    """Return all of a run that must not depend on interruptions: weights, history and results without times."""
+    history = [(r.train_loss, r.train_accuracy, r.validation_loss, r.lr, r.examples_seen) for r in read_history(run)]
+    results = read_json(run / "results.json")
+    kept = {k: v for k, v in results.items() if k in ("accuracy", "loss", "confusion", "split_sha256", "best_epoch")}
+    return sha(run), history, kept, (run / "predictions.csv").read_text()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    subprocess.run([*RUN, "mnist5k", *OPTIONS, "--out", str(run)], check=True, capture_output=True)
+    return run
+
+
+def wait_for(path: Path, pattern: str, process: subprocess.Popen[bytes], n: int) -> None:
+    """Return when n files match, or the process has ended."""
+    deadline = time.monotonic() + 120
+    while len(list(path.glob(pattern))) < n and process.poll() is None and time.monotonic() < deadline:
+        select_pause()
+
+
+def select_pause() -> None:
+    signal.sigtimedwait([], 0.005)  # yields the core to the process that is waited for
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [1, 3])
+def test_killed_in_mid_epoch_and_resumed_is_bit_identical(uninterrupted: Path, tmp_path: Path, kills: int) -> None:
+    """Case 33: SIGKILL as soon as new mid-epoch checkpoints appear, `kills` times in a chain."""
+    run = tmp_path / "run"
+    command = [*RUN, "mnist5k", *OPTIONS, "--checkpoint-steps", "5", "--out", str(run)]
+    killed = 0
+    seen: set[str] = set()
+    while killed < kills:
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            deadline = time.monotonic() + 120
+            while process.poll() is None and time.monotonic() < deadline:
+                now = {path.name for path in run.glob("checkpoints/step-*")}
+                if len(now - seen) >= 2:
+                    process.kill()
+                    killed += 1
+                    break
+                select_pause()
+            assert process.wait() == -9, "the run ended before it could be killed"
+        seen = {path.name for path in run.glob("checkpoints/step-*")}
+        command = [*RUN, "--resume", str(run), "--no-report"]
+    subprocess.run(command, check=True, capture_output=True)
+    assert facts(run) == facts(uninterrupted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_says_how_to_resume(uninterrupted: Path, tmp_path: Path, number: signal.Signals) -> None:
+    """Case 38."""
+    run = tmp_path / "run"
+    command = [*RUN, "mnist5k", *OPTIONS, "--out", str(run)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        wait_for(run, "checkpoints/step-*", process, 1)
+        process.send_signal(number)
+        _, message = process.communicate(timeout=60)
+    assert process.returncode == 130, message
+    assert f"convscope train --resume {run}" in " ".join(message.decode().split())
+    subprocess.run([*RUN, "--resume", str(run), "--no-report"], check=True, capture_output=True)
+    assert facts(run) == facts(uninterrupted)
+
+
+def test_a_finished_run_resumes_to_itself(uninterrupted: Path) -> None:
+    before = facts(uninterrupted)
+    result = convscope.resume(uninterrupted, report=False)
+    assert facts(uninterrupted) == before
+    assert result.epochs == 3
+
+
+def test_resume_with_other_data_or_model_names_the_difference(uninterrupted: Path) -> None:
+    """Case 45."""
+    with pytest.raises(ResumeMismatch, match="trains model 'cnn-small', not 'mlp'"):
+        convscope.resume(uninterrupted, model="mlp")
+    with pytest.raises(ResumeMismatch, match="trains on 'mnist5k', not 'digits'"):
+        convscope.resume(uninterrupted, data="digits")
+    path = uninterrupted / "run.json"
+    original = path.read_text()
+    try:
+        tree = json.loads(original)
+        tree["class_names"] = tree["class_names"][::-1]
+        path.write_text(json.dumps(tree))
+        with pytest.raises(ResumeMismatch, match="was started with the classes 9, 8"):
+            convscope.resume(uninterrupted)
+        tree = json.loads(original)
+        tree["data"]["fingerprint"] = "0" * 64
+        path.write_text(json.dumps(tree))
+        with pytest.raises(ResumeMismatch, match="other pictures or labels"):
+            convscope.resume(uninterrupted)
+    finally:
+        path.write_text(original)
+
+
+def test_the_config_is_what_was_asked_for(uninterrupted: Path) -> None:
+    asked = make_config(
+        "mnist5k", "cnn-small", epochs=3, batch_size=32, per_class=60, augment=("crop", "rotate"), threads=1
+    )
+    assert read_config(uninterrupted) == asked
