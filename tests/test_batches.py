@@ -8,8 +8,8 @@ from convscope.data.augment import AUGMENTATIONS
 from convscope.data.batches import (
     Preprocessing,
     channel_statistics,
+    make_preprocessing,
     make_resident,
-    measure_preprocessing,
     training_batches,
 )
 from tests.conftest import make_image_set
@@ -29,7 +29,7 @@ def test_statistics_are_numpys(channels: int) -> None:
 @pytest.mark.parametrize("normalize", [True, False])
 def test_input_is_the_formula(channels: int, normalize: bool) -> None:
     pictures = make_image_set(channels=channels).images
-    preprocessing = measure_preprocessing(pictures, normalize=normalize)
+    preprocessing = make_preprocessing(*channel_statistics(pictures), normalize=normalize)
     x = preprocessing.apply(torch.from_numpy(pictures))
     mean, std = (np.array(v).reshape(1, 1, 1, -1) for v in (preprocessing.mean, preprocessing.std))
     expected = ((pictures / 255 - mean) / std).transpose(0, 3, 1, 2)
@@ -42,7 +42,7 @@ def test_input_is_the_formula(channels: int, normalize: bool) -> None:
 
 def test_a_constant_channel_is_not_divided_by_zero() -> None:
     pictures = np.full((4, 3, 3, 1), 7, np.uint8)
-    assert measure_preprocessing(pictures, normalize=True).std == (1.0,)
+    assert make_preprocessing(*channel_statistics(pictures), normalize=True).std == (1.0,)
 
 
 def collect(
@@ -50,7 +50,7 @@ def collect(
 ) -> list[tuple[torch.Tensor, torch.Tensor, np.ndarray]]:
     images = make_image_set((300, 200), side=side, channels=3)
     data = make_resident(images, np.arange(len(images)), CPU)
-    preprocessing = measure_preprocessing(images.images, normalize=True)
+    preprocessing = make_preprocessing(*channel_statistics(images.images), normalize=True)
     return list(
         training_batches(
             data,

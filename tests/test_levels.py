@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "convscope"
 LEVELS = (
     ("errors", "results"),
-    ("config", "device", "distributed", "randomness"),
+    ("config", "device", "distributed", "modes", "openmp", "randomness"),
     ("runs", "recipes"),
     ("data", "models", "budget"),
     ("evaluation", "engine"),

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from convscope.budget.costs import count_macs, count_training_flops
 from convscope.errors import UsageError
@@ -119,28 +120,30 @@ def test_two_logits_from_one_give_binary_cross_entropy() -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_macs_are_those_of_the_layers(name: str) -> None:
-    """Counted a second time from layer shapes seen by hooks."""
+def test_macs_are_those_that_torch_counts(name: str) -> None:
     network, x, _ = build(name)
     shape = MODELS[name].native_shape
-    macs, training_flops = count_macs(network, shape), count_training_flops(network, shape)
-    total = 0
-
-    def add(module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
-        nonlocal total
-        if isinstance(module, nn.Conv2d):
-            per_value = module.weight[0].numel()
-            total += per_value * output[0].numel()
-        elif isinstance(module, nn.Linear):
-            total += module.weight.numel()
-
-    for module in network.modules():
-        module.register_forward_hook(add)
-    network(x)
-    assert macs == total
-    assert 4 * total < training_flops <= 6 * total
+    with torch.no_grad(), FlopCounterMode(display=False) as forward:
+        network.eval()(x)
+    assert 2 * 3 * count_macs(network, shape) == forward.get_total_flops()
+    with FlopCounterMode(display=False) as both:
+        F.cross_entropy(network.train()(x), torch.zeros(3, dtype=torch.int64)).backward()
+    assert 3 * count_training_flops(network, shape) == both.get_total_flops()
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(UsageError, match=r"unknown model 'lenet'.*Did you mean 'lenet5'.*auto"):
         build_model("lenet", (1, 28, 28), 10)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_counting_leaves_no_mark(name: str) -> None:
+    network, _, _ = build(name)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    network[0].eval()
+    modes = [module.training for module in network.modules()]
+    count_macs(network, MODELS[name].native_shape)
+    assert [module.training for module in network.modules()] == modes
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    assert not any(module._forward_hooks for module in network.modules())
+    assert all(parameter.grad is None for parameter in network.parameters())

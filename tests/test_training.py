@@ -20,7 +20,13 @@ from torch import nn
 import convscope
 from convscope.api import make_config
 from convscope.config import TrainConfig
-from convscope.data.batches import Preprocessing, make_resident, measure_preprocessing, training_batches
+from convscope.data.batches import (
+    Preprocessing,
+    channel_statistics,
+    make_preprocessing,
+    make_resident,
+    training_batches,
+)
 from convscope.errors import ResumeMismatch, TrainingError, UsageError
 from convscope.models import build_model
 from convscope.results import Progress, ignore_progress
@@ -39,7 +45,7 @@ def training_data(validation: bool = True) -> TrainingData:
     return TrainingData(
         train=make_resident(images, order[:90], CPU),
         validation=make_resident(images, order[90:], CPU) if validation else None,
-        preprocessing=measure_preprocessing(images.images, normalize=True),
+        preprocessing=make_preprocessing(*channel_statistics(images.images), normalize=True),
         ids=tuple(images.ids[i] for i in order[:90]),
     )
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from convscope.budget.costs import count_macs, count_training_flops
 from convscope.config import DataConfig, ModelConfig, RunConfig, TrainConfig, config_to_json
 from convscope.data import DATASETS, load_images
-from convscope.data.batches import Preprocessing, channel_statistics, make_resident, measure_preprocessing
+from convscope.data.batches import Preprocessing, channel_statistics, make_preprocessing, make_resident
 from convscope.data.image_set import ImageSet
 from convscope.data.intake import fit_picture
 from convscope.data.splits import Splits, make_splits
@@ -67,14 +67,18 @@ THUMBNAIL_PX = 96
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A run's data and network, ready to train."""
+    """A run's data and network, ready to train; `statistics` are mean and deviation of the training part, 0..1."""
 
     config: RunConfig
     images: ImageSet
     splits: Splits
-    preprocessing: Preprocessing
+    statistics: tuple[tuple[float, ...], tuple[float, ...]]
     network: torch.nn.Module
     device: torch.device
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return make_preprocessing(*self.statistics, normalize=self.config.train.normalize)
 
     @property
     def evaluation_part(self) -> str:
@@ -251,8 +255,8 @@ def _prepare(config: RunConfig, on_progress: OnProgress) -> _Prepared:
         raise UsageError("nothing is left to evaluate on; give test or validation a share with --split, as in 80/0/20")
     torch.manual_seed(derive_seed(config.train.seed, "weights"))
     network = channels_last(build_model(config.model.name, images.shape, images.num_classes)).to(device)
-    preprocessing = measure_preprocessing(images.images[splits.train], normalize=config.train.normalize)
-    return _Prepared(config, images, splits, preprocessing, network, device)
+    statistics = channel_statistics(images.images[splits.train])
+    return _Prepared(config, images, splits, statistics, network, device)
 
 
 def _write_start(run: Path, prepared: _Prepared) -> None:
@@ -261,7 +265,7 @@ def _write_start(run: Path, prepared: _Prepared) -> None:
     write_bytes(run / "split.csv", split_csv)
     write_csv(run / "skipped.csv", ("file", "reason", "remedy"), ((s.file, s.reason, s.remedy) for s in images.skipped))
     shown = splits.train[permutation(len(splits.train), "samples")[:SHOWN_PICTURES]]
-    mean, std = channel_statistics(images.images[splits.train])
+    mean, std = prepared.statistics
     preprocessing = prepared.preprocessing
     write_json(
         run / "run.json",

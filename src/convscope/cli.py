@@ -20,8 +20,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Table as TextTable
 
-from convscope import let_idle_threads_sleep
 from convscope.errors import ConvscopeError, UsageError
+from convscope.openmp import let_idle_threads_sleep
 from convscope.results import OnProgress, Progress
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def train(
     lr: Annotated[float | None, typer.Option(help="Learning rate (peak of a one-cycle schedule).")] = None,
     optimizer: Annotated[str | None, typer.Option(help="adam, adamw or sgd.")] = None,
     momentum: Annotated[float | None, typer.Option(help="Of SGD; first beta of Adam.")] = None,
+    beta2: Annotated[float | None, typer.Option(help="Second beta of Adam.")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="Weight decay.")] = None,
     schedule: Annotated[str | None, typer.Option(help="one-cycle or constant.")] = None,
     accumulate: Annotated[int | None, typer.Option(help="Batches whose gradients are added up.")] = None,
@@ -100,6 +101,7 @@ def train(
         "lr": lr,
         "optimizer": optimizer,
         "momentum": momentum,
+        "beta2": beta2,
         "weight_decay": weight_decay,
         "schedule": schedule,
         "accumulate": accumulate,

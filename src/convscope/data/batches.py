@@ -60,27 +60,29 @@ class Preprocessing:
         return x.sub_(mean * full_range).mul_(1 / (std * full_range))
 
 
-def measure_preprocessing(pictures: NDArray[np.uint8], *, normalize: bool) -> Preprocessing:
-    """Return the preprocessing fitted to these pictures, uint8 [N, H, W, C]; without `normalize` only the /255.
+def make_preprocessing(mean: tuple[float, ...], std: tuple[float, ...], *, normalize: bool) -> Preprocessing:
+    """Return the preprocessing for pictures of these statistics; without `normalize` only the division by 255.
 
     A channel that never changes has a deviation of zero and is left undivided.
     """
-    channels = pictures.shape[3]
     if not normalize:
-        return Preprocessing((0.0,) * channels, (1.0,) * channels)
-    mean, std = channel_statistics(pictures)
+        return Preprocessing((0.0,) * len(mean), (1.0,) * len(mean))
     return Preprocessing(mean, tuple(s or 1.0 for s in std))
 
 
 def channel_statistics(pictures: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation of each channel in units of 0..1, exact, from the histogram of values."""
-    mean, std, values = [], [], np.arange(256) / 255
-    for channel in range(pictures.shape[3]):
-        counts = np.bincount(pictures[..., channel].reshape(-1), minlength=256)
-        centre = float(counts @ values / counts.sum())
-        mean.append(centre)
-        std.append(float(np.sqrt(counts @ (values - centre) ** 2 / counts.sum())))
-    return tuple(mean), tuple(std)
+    """Return mean and standard deviation of each channel of uint8 [N, H, W, C], in units of 0..1."""
+    n, height, width, channels = pictures.shape
+    total, total_squared = np.zeros(channels), np.zeros(channels)
+    step = max(1, CHUNK_BYTES // (height * width * channels * 8))  # float64 copies that stay in the cache
+    for start in range(0, n, step):
+        values = pictures[start : start + step].reshape(-1, channels).astype(np.float64)
+        total += values.sum(axis=0)
+        total_squared += np.einsum("ij,ij->j", values, values)  # whole numbers: exact below 2**53
+    count = n * height * width
+    mean = total / count
+    std = np.sqrt(np.maximum(0.0, total_squared / count - mean**2))
+    return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,8 @@ def make_splits(images: ImageSet, config: DataConfig) -> Splits:
                 members[int(groups[index])].append(int(index))
         if not members:
             continue
-        order = [list(members)[i] for i in permutation(len(members), config.split_seed, "split", label)]
+        distinct = list(members)
+        order = [distinct[i] for i in permutation(len(distinct), config.split_seed, "split", label)]
         counts = _part_sizes(len(order), shares, class_name=name, notes=notes)
         for part, count in counts.items():
             for group in order[:count]:

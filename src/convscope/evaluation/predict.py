@@ -7,24 +7,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convscope.data.batches import Preprocessing, ResidentPictures
+from convscope.modes import evaluation_mode
 
 EVALUATION_BATCH_BYTES = 4 * 2**20
 """Size of the float32 pictures of one batch; larger ones fall out of a CPU's cache and are slower."""
 
 
 def predict_logits(model: nn.Module, data: ResidentPictures, preprocessing: Preprocessing) -> Tensor:
-    """Return the logits of all pictures, float32 [N, K] on the device of the data; the model's mode is kept."""
-    was_training = model.training
-    model.eval()
+    """Return the logits of all pictures, float32 [N, K] on the device of the data; the model is left as it was."""
     picture_bytes = data.pictures[0].numel() * 4
     batch_size = min(1000, max(32, EVALUATION_BATCH_BYTES // picture_bytes))
-    try:
-        with torch.inference_mode():
-            batches = torch.split(data.pictures, batch_size)
-            parts = [model(preprocessing.apply(batch)).float() for batch in batches]
-            return torch.cat(parts)
-    finally:
-        model.train(was_training)
+    with evaluation_mode(model), torch.inference_mode():
+        batches = torch.split(data.pictures, batch_size)
+        return torch.cat([model(preprocessing.apply(batch)).float() for batch in batches])
 
 
 def mean_loss_and_accuracy(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from convscope.errors import UsageError
+from convscope.modes import evaluation_mode
 
 InputShape = tuple[int, int, int]
 """(C, H, W) of one picture."""
@@ -31,10 +32,8 @@ def output_shape(layers: nn.Module, input_shape: InputShape) -> tuple[int, ...]:
     Raises:
         UsageError: the picture is too small for the layers.
     """
-    was_training = layers.training
-    layers.eval()
     try:
-        with torch.no_grad():
+        with evaluation_mode(layers), torch.no_grad():
             return tuple(layers(torch.zeros(1, *input_shape)).shape[1:])
     except RuntimeError as error:
         shape = "x".join(map(str, input_shape))
@@ -42,8 +41,6 @@ def output_shape(layers: nn.Module, input_shape: InputShape) -> tuple[int, ...]:
             f"pictures of {shape} (channels x height x width) are too small for this network; "
             "use a larger --image-size or another --model"
         ) from error
-    finally:
-        layers.train(was_training)
 
 
 def flattened_size(layers: nn.Module, input_shape: InputShape) -> int:
