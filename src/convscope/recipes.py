@@ -83,7 +83,7 @@ def demo() -> RunConfig:
     return RunConfig(
         data=DataConfig(source="mnist5k"),
         model=ModelConfig(name="auto"),
-        train=TrainConfig(epochs=12, batch_size=64, lr=0.005, momentum=0.7, beta2=0.9, augment=("rotate", "zoom")),
+        train=TrainConfig(epochs=16, batch_size=64, lr=0.005, momentum=0.7, beta2=0.9, augment=("rotate", "zoom")),
     )
 
 

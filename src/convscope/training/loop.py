@@ -34,7 +34,7 @@ from convscope.models.saved import contiguous_state
 from convscope.randomness import derive_seed
 from convscope.results import EpochRecord, OnProgress, Progress
 from convscope.runs import Checkpoint, load_checkpoint, save_checkpoint, write_history
-from convscope.training.optimizers import make_optimizer
+from convscope.training.optimizers import Optimizer
 from convscope.training.schedules import SCHEDULES
 
 LOSS_WINDOW = 16
@@ -107,7 +107,7 @@ class _Session:
     config: TrainConfig
     run: Path
     on_progress: OnProgress
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer
     scaler: torch.amp.GradScaler
     dtype: torch.dtype | None
     state: LoopState
@@ -168,7 +168,7 @@ def train(
         config=config,
         run=run,
         on_progress=on_progress,
-        optimizer=make_optimizer(model, config),
+        optimizer=Optimizer(model, config),
         scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
         dtype=dtype,
         state=LoopState(),
@@ -236,10 +236,12 @@ def _train_batch(session: _Session, x: Tensor, labels: Tensor) -> tuple[Tensor, 
     session.scaler.scale(loss / group_size if group_size > 1 else loss).backward()  # type: ignore[no-untyped-call]
     if state.batch + 1 == group_start + group_size:
         progress = (state.step + 0.5) / (config.epochs * session.batches_per_epoch)
-        for options in session.optimizer.param_groups:
-            options["lr"] = config.lr * SCHEDULES[config.schedule](progress)
-        session.scaler.step(session.optimizer)
-        session.scaler.update()
+        session.optimizer.lr = config.lr * SCHEDULES[config.schedule](progress)
+        if session.scaler.is_enabled():
+            session.scaler.step(session.optimizer)  # type: ignore[arg-type]
+            session.scaler.update()
+        else:
+            session.optimizer.step()
         session.optimizer.zero_grad()
     return loss.detach(), logits.detach()
 
@@ -277,7 +279,7 @@ def _end_epoch(session: _Session) -> None:
         train_accuracy=state.correct / state.seen,
         validation_loss=validation_loss,
         validation_accuracy=validation_accuracy,
-        lr=session.optimizer.param_groups[0]["lr"],
+        lr=session.optimizer.lr,
         examples_seen=state.epoch * len(data.train),
         seconds=state.epoch_seconds,
     )
@@ -302,7 +304,7 @@ def _raise_not_finite(session: _Session, loss: float, step: int, numbers: NDArra
     kept = f"; the best weights so far are those of epoch {state.best_epoch}" if state.best_epoch else ""
     raise TrainingError(
         f"the loss is {loss} at step {step} (epoch {state.epoch}), learning rate "
-        f"{session.optimizer.param_groups[0]['lr']:.3g}, pictures {pictures}{more}. "
+        f"{session.optimizer.lr:.3g}, pictures {pictures}{more}. "
         f"A learning rate of {session.config.lr / 10:.2g} (--lr) is the usual remedy{kept}"
     )
 
@@ -336,14 +338,9 @@ def _save(session: _Session) -> None:
 
 def _restore(session: _Session, checkpoint: Checkpoint) -> None:
     session.model.load_state_dict(load_tensors(checkpoint.files["model.safetensors"]))
-    parameters = _parameters(session.optimizer)
     for name, value in load_tensors(checkpoint.files["optimizer.safetensors"]).items():
         number, slot = name.split(".", 1)
-        parameter = parameters[int(number)]
-        # In the parameter's memory order: fused kernels walk both as flat arrays.
-        like = parameter.detach() if value.shape == parameter.shape else value
-        restored = torch.empty_like(like, dtype=value.dtype, device=parameter.device)
-        session.optimizer.state[parameter][slot] = restored.copy_(value)
+        session.optimizer.slots[slot][int(number)].copy_(value)  # keeps the memory order that fused kernels rely on
     tree = json.loads(checkpoint.files["loop.json"])
     session.scaler.load_state_dict(tree["scaler"])
     history = tuple(EpochRecord(**record) for record in tree["state"].pop("history"))
@@ -351,17 +348,12 @@ def _restore(session: _Session, checkpoint: Checkpoint) -> None:
     write_history(session.run, history)
 
 
-def _optimizer_slots(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _optimizer_slots(optimizer: Optimizer) -> dict[str, Tensor]:
     return {
         f"{index}.{slot}": value.contiguous()
-        for index, parameter in enumerate(_parameters(optimizer))
-        for slot, value in optimizer.state[parameter].items()
-        if isinstance(value, Tensor)
+        for slot, values in optimizer.slots.items()
+        for index, value in enumerate(values)
     }
-
-
-def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 # ---------------------------------------------------------------- time and display
