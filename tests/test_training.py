@@ -317,3 +317,25 @@ def test_the_config_is_what_was_asked_for(uninterrupted: Path) -> None:
         "mnist5k", "cnn-small", epochs=3, batch_size=32, per_class=60, augment=("crop", "rotate"), threads=1
     )
     assert read_config(uninterrupted) == asked
+
+
+def test_float16_scaling_changes_nothing_and_skips_infinite_gradients() -> None:
+    """The scaler of float16 devices drives our optimizer by the same names as torch's; a CPU can run it too."""
+    plain, scaled = new_network(), new_network()
+    x, y = torch.rand(16, 1, 8, 8), torch.arange(16) % 3
+    optimizer, other = (Optimizer(network, TrainConfig(lr=0.1, optimizer="sgd")) for network in (plain, scaled))
+    scaler = torch.amp.GradScaler("cpu")
+    for _ in range(3):
+        F.cross_entropy(plain(x), y).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        scaler.scale(F.cross_entropy(scaled(x), y)).backward()
+        scaler.step(other)  # type: ignore[arg-type]
+        scaler.update()
+        other.zero_grad()
+    for mine, theirs in zip(plain.parameters(), scaled.parameters(), strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-6)
+    before = [p.detach().clone() for p in scaled.parameters()]
+    scaler.scale(F.cross_entropy(scaled(x * math.inf), y)).backward()
+    scaler.step(other)  # type: ignore[arg-type]
+    assert all(torch.equal(p, q) for p, q in zip(scaled.parameters(), before, strict=True))

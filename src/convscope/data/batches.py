@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, islice
 
 import numpy as np
 import torch
@@ -128,6 +128,8 @@ def training_batches(
             x = preprocessing.apply_augmented(pictures, augment, indices, seed, "augment", epoch)
         else:
             x = preprocessing.apply(pictures)
-        for at in range(max(0, first_step * batch_size - start), len(numbers), batch_size):
-            stop = at + batch_size
-            yield x[at:stop], labels[at:stop], numbers[at:stop]
+        first = max(0, first_step * batch_size - start) // batch_size
+        places = range(0, len(numbers), batch_size)
+        batches = zip(torch.split(x, batch_size), torch.split(labels, batch_size), places, strict=True)
+        for batch, batch_labels, at in islice(batches, first, None):
+            yield batch, batch_labels, numbers[at : at + batch_size]

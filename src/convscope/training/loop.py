@@ -111,6 +111,8 @@ class _Session:
     scaler: torch.amp.GradScaler
     dtype: torch.dtype | None
     state: LoopState
+    step_seed: int
+    gradient_of_loss: Tensor
     clock: float
     saved_at: float
     shown_at: float = 0.0
@@ -172,6 +174,8 @@ def train(
         scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
         dtype=dtype,
         state=LoopState(),
+        step_seed=derive_seed(config.seed, "step"),
+        gradient_of_loss=torch.ones((), device=device),
         clock=now,
         saved_at=now,
     )
@@ -227,13 +231,14 @@ def _train_epoch(session: _Session, stop_requested: Callable[[], bool]) -> None:
 def _train_batch(session: _Session, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Train on one batch; return its mean loss and its logits [B, K], still on the device."""
     state, config = session.state, session.config
-    seed_generator(session.device, derive_seed(config.seed, "step", state.step))
+    seed_generator(session.device, (session.step_seed + state.step) % 2**63)
     with torch.autocast(session.device.type, dtype=session.dtype) if session.dtype else nullcontext():
         logits = session.model(x)
         loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
     group_start = state.batch // config.accumulate * config.accumulate
     group_size = min(config.accumulate, session.batches_per_epoch - group_start)  # the last one may be smaller
-    session.scaler.scale(loss / group_size if group_size > 1 else loss).backward()  # type: ignore[no-untyped-call]
+    scaled = session.scaler.scale(loss / group_size if group_size > 1 else loss)
+    torch.autograd.backward(scaled, session.gradient_of_loss)
     if state.batch + 1 == group_start + group_size:
         progress = (state.step + 0.5) / (config.epochs * session.batches_per_epoch)
         session.optimizer.lr = config.lr * SCHEDULES[config.schedule](progress)
@@ -339,6 +344,9 @@ def _save(session: _Session) -> None:
 def _restore(session: _Session, checkpoint: Checkpoint) -> None:
     session.model.load_state_dict(load_tensors(checkpoint.files["model.safetensors"]))
     for name, value in load_tensors(checkpoint.files["optimizer.safetensors"]).items():
+        if name == "steps_done":
+            session.optimizer.steps_done.copy_(value)
+            continue
         number, slot = name.split(".", 1)
         session.optimizer.slots[slot][int(number)].copy_(value)  # keeps the memory order that fused kernels rely on
     tree = json.loads(checkpoint.files["loop.json"])
@@ -349,11 +357,12 @@ def _restore(session: _Session, checkpoint: Checkpoint) -> None:
 
 
 def _optimizer_slots(optimizer: Optimizer) -> dict[str, Tensor]:
-    return {
+    slots = {
         f"{index}.{slot}": value.contiguous()
         for slot, values in optimizer.slots.items()
         for index, value in enumerate(values)
     }
+    return slots | {"steps_done": optimizer.steps_done}
 
 
 # ---------------------------------------------------------------- time and display
