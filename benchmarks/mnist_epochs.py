@@ -10,7 +10,7 @@ from pathlib import Path
 
 from harness import convscope, mean_and_deviation, peer, run_process, summarize, write_results
 
-ROUNDS = {"mlp": 5, "cnn": 3}
+ROUNDS = {"mlp": 4, "cnn": 3}
 EPOCHS = {"mlp": 2, "cnn": 1}
 GATE = 0.005
 """Our mean test accuracy may be lower than the script's by this much: noise of a single epoch."""

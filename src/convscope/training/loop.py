@@ -112,7 +112,6 @@ class _Session:
     dtype: torch.dtype | None
     state: LoopState
     step_seed: int
-    gradient_of_loss: Tensor
     clock: float
     saved_at: float
     shown_at: float = 0.0
@@ -175,7 +174,6 @@ def train(
         dtype=dtype,
         state=LoopState(),
         step_seed=derive_seed(config.seed, "step"),
-        gradient_of_loss=torch.ones((), device=device),
         clock=now,
         saved_at=now,
     )
@@ -237,8 +235,7 @@ def _train_batch(session: _Session, x: Tensor, labels: Tensor) -> tuple[Tensor, 
         loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
     group_start = state.batch // config.accumulate * config.accumulate
     group_size = min(config.accumulate, session.batches_per_epoch - group_start)  # the last one may be smaller
-    scaled = session.scaler.scale(loss / group_size if group_size > 1 else loss)
-    torch.autograd.backward(scaled, session.gradient_of_loss)
+    session.scaler.scale(loss / group_size if group_size > 1 else loss).backward()  # type: ignore[no-untyped-call]
     if state.batch + 1 == group_start + group_size:
         progress = (state.step + 0.5) / (config.epochs * session.batches_per_epoch)
         session.optimizer.lr = config.lr * SCHEDULES[config.schedule](progress)
