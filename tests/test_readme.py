@@ -1,0 +1,54 @@
+"""The README is true: its commands exist with the options shown, and its Python runs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+
+from convscope.cli import app
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def commands() -> list[list[str]]:
+    """Return the convscope command lines of the README's indented blocks, as words."""
+    found = []
+    for line in re.findall(r"^    (.*)$", README, flags=re.MULTILINE):
+        for piece in re.split(r"\s{2,}|#", line):
+            if piece.startswith("convscope "):
+                found.append(shlex.split(piece.replace("[", "").replace("]", ""))[1:])
+    return found
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_a_command_exists_with_its_options(words: list[str]) -> None:
+    command = typer.main.get_command(app)
+    while hasattr(command, "commands"):
+        command = command.commands[words.pop(0)]
+    options = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    assert {word for word in words if word.startswith("--")} <= options
+
+
+def test_there_are_commands_to_check() -> None:
+    assert len(commands()) >= 10
+
+
+def test_the_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    exec(compile(block, "README.md", "exec"), {})  # the README is ours
+    value, low, high, run = capsys.readouterr().out.split()
+    assert float(low) < float(value) < float(high)
+    assert (tmp_path / run / "report.html").exists()
+
+
+def test_every_file_named_in_the_tree_exists() -> None:
+    tree = README.split("## The tree", 1)[1]
+    for name in re.findall(r"[\w/.-]+\.py|[a-z]+/(?=\s)|scripts/\w+", tree):
+        candidates = [ROOT / name, ROOT / "src" / "convscope" / name]
+        assert any(path.exists() for path in candidates), name
