@@ -50,5 +50,5 @@ def test_the_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 def test_every_file_named_in_the_tree_exists() -> None:
     tree = README.split("## The tree", 1)[1]
     for name in re.findall(r"[\w/.-]+\.py|[a-z]+/(?=\s)|scripts/\w+", tree):
-        candidates = [ROOT / name, ROOT / "src" / "convscope" / name]
+        candidates = [root / name for root in (ROOT, ROOT / "src", ROOT / "src" / "convscope")]
         assert any(path.exists() for path in candidates), name
