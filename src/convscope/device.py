@@ -102,7 +102,7 @@ def describe_hardware(device: torch.device) -> Hardware:
     )
 
 
-def measure_peak_flops(device: torch.device, *, size: int = 1024, rounds: int = 5) -> float:
+def measure_peak_flops(device: torch.device, *, size: int = 1024, rounds: int = 3) -> float:
     """Return the best float32 rate of a `size` x `size` matrix product, in floating-point operations per second."""
     a, b = (torch.randn(size, size, device=device) for _ in range(2))
     best_seconds = float("inf")

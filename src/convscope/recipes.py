@@ -72,7 +72,7 @@ def n5_ours() -> RunConfig:
 def mnist_99() -> RunConfig:
     """Return the default network for the shortest run that gives 99.0 % on MNIST."""
     return RunConfig(
-        data=DataConfig(source="mnist"),
+        data=DataConfig(source="mnist", split=(85, 15, 0)),
         model=ModelConfig(name="auto"),
         train=TrainConfig(epochs=1, batch_size=256, lr=0.01, momentum=0.7, beta2=0.9),
     )
