@@ -64,7 +64,7 @@ def main() -> None:
         "One epoch of MNIST (60,000 pictures), batch 64, Adam 0.001",
         "Fresh processes in turn. Seconds of an epoch's loop: reading batches, forward, backward, weight change; "
         "imports, loading of the files, evaluation and checkpoints are left out on both sides. Medians (range); "
-        f"accuracy is that of the test part after two epochs (mlp) and one (cnn), mean and deviation over seeds.",
+        "accuracy is that of the test part after two epochs (mlp) and one (cnn), mean and deviation over seeds.",
         ("network", "script", "convscope", "ratio", "n epochs", "accuracy, script", "accuracy, convscope"),
         rows,
         {"results": raw},
