@@ -274,7 +274,8 @@ def _start(as_json: bool) -> Iterator[OnProgress]:
     with error_console.status("starting"):
         import convscope.api  # noqa: F401  importing torch takes seconds
     if not error_console.is_terminal:
-        yield _print_finished_stages
+        announced: set[str] = set()
+        yield lambda progress: _print_finished_stages(progress, announced)
         return
     bar = Bar(
         TextColumn("{task.description}"),
@@ -295,8 +296,11 @@ def _start(as_json: bool) -> Iterator[OnProgress]:
         yield show
 
 
-def _print_finished_stages(progress: Progress) -> None:
+def _print_finished_stages(progress: Progress, announced: set[str]) -> None:
+    if progress.total is None and progress.stage in announced:
+        return
     if progress.total is None or progress.done >= progress.total:
+        announced.add(progress.stage)
         values = "  ".join(f"{name} {value}" for name, value in progress.values.items())
         error_console.print(f"{progress.stage}  {values}".rstrip(), soft_wrap=True, highlight=False, markup=False)
 

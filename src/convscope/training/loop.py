@@ -215,7 +215,8 @@ def _train_epoch(session: _Session, stop_requested: Callable[[], bool]) -> None:
         save = not boundary and (stop or _checkpoint_due(session))
         if len(window) == LOSS_WINDOW or boundary or save:
             _read_window(session, window)
-            _show(session)
+            if not boundary:  # the end of the epoch shows itself, with its validation figures
+                _show(session)
         # A gradient that is half accumulated is not part of the state, so only whole weight changes are saved.
         if save and state.batch % config.accumulate == 0:
             _save(session)
