@@ -47,9 +47,10 @@ def summarize(values: Sequence[float]) -> dict[str, Any]:
 
 
 def mean_and_deviation(values: Sequence[float]) -> str:
-    """Return mean and standard deviation of accuracies, in per cent."""
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.2%} ± {deviation:.2%}"
+    """Return mean and standard deviation of accuracies, in per cent; of one value there is no deviation."""
+    if len(values) == 1:
+        return f"{values[0]:.2%}"
+    return f"{statistics.mean(values):.2%} ± {statistics.stdev(values):.2%}"
 
 
 def environment() -> dict[str, Any]:
