@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 
 SPIN_COUNT = "1000"
-"""Rounds that GNU OpenMP spins before a waiting thread sleeps; its own default is 300,000.
+"""Rounds that GNU OpenMP spins before a waiting thread sleeps.
 
-Measured with N1 on two cores, seconds an epoch: on a quiet machine 1.7 against 1.6 with the default and 2.0 without
-spinning; while another program uses one core 3.1 against more than 12 with the default and 2.5 without spinning.
+Seconds for an epoch of N1 on two noisy cores, one process of three epochs for each figure. While another program used
+one core: 2.5 without spinning, 3.1 with 1,000 rounds, 6 with 5,000, 11 to 13 with 20,000. Alone, three processes each:
+1.8 to 2.2 without spinning, 1.5 to 2.0 with 1,000, 1.4 to 1.8 with OpenMP's default.
 """
 
 

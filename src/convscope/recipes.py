@@ -79,7 +79,10 @@ def mnist_99() -> RunConfig:
 
 
 def demo() -> RunConfig:
-    """Return the run of `make demo`: embedded digits, no network needed."""
+    """Return the run of `make demo`: embedded digits, no network needed.
+
+    Epochs and augmentation were picked among seven settings with the test digits in sight, so its accuracy flatters.
+    """
     return RunConfig(
         data=DataConfig(source="mnist5k"),
         model=ModelConfig(name="auto"),

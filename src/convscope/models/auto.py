@@ -11,7 +11,7 @@ def build_auto(input_shape: InputShape, num_classes: int) -> nn.Module:
     """Return a network that suits the pictures.
 
     Gray ones of 20 to 40 pixels (MNIST and its like): two 5x5 convolutions with 8 and 32 maps and a dense layer of 128.
-    On MNIST the eight first maps cost 0.05 points of accuracy against sixteen and save a third of the time.
+    On MNIST eight first maps gave 99.06 % on validation data in one epoch (3 seeds), sixteen 99.11 % (6 seeds), slower.
     Others: 3x3 convolutions, twice as many maps each time the side is halved, until about 6x6 is left.
     """
     channels, height, width = input_shape

@@ -1,7 +1,7 @@
 """Optimizers by name: torch's own fused kernels over state that lies open.
 
 They compute what torch.optim computes (the tests compare them). Its classes are left out because they import torch's
-compiler at the first step, which takes two to three seconds, and add a tenth to the step of a small network.
+compiler at the first step, which takes two to three seconds.
 """
 
 from __future__ import annotations
