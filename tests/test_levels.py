@@ -17,6 +17,7 @@ LEVELS = (
     ("training", "inspection", "export"),
     ("comparison", "report", "lab"),
     ("serve",),
+    ("workflow",),
     ("api",),
     ("cli",),
     ("__main__",),

@@ -1,0 +1,258 @@
+"""The stages of a run, wired together: prepare, start, train, evaluate, write down."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from convscope.budget.costs import count_macs, count_training_flops
+from convscope.config import RunConfig, config_to_json
+from convscope.data import load_images
+from convscope.data.batches import Preprocessing, channel_statistics, make_preprocessing, make_resident
+from convscope.data.image_set import ImageSet
+from convscope.data.intake import fit_picture
+from convscope.data.splits import Splits, make_splits
+from convscope.device import (
+    choose_device,
+    configure_threads,
+    describe_hardware,
+    measure_peak_flops,
+    peak_memory_bytes,
+)
+from convscope.errors import ResumeMismatch, UsageError
+from convscope.evaluation.metrics import compute_metrics, make_predictions
+from convscope.evaluation.predict import predict_logits
+from convscope.evaluation.records import PREDICTION_COLUMNS, mistake_rows, prediction_rows, result_to_json
+from convscope.models import build_model, count_parameters
+from convscope.models.saved import SavedModel, channels_last, preprocessing_to_json, save_model
+from convscope.randomness import derive_seed, permutation
+from convscope.report.page import build_report
+from convscope.results import OnProgress, Predictions, Progress, RunResult
+from convscope.runs import (
+    csv_bytes,
+    read_csv,
+    read_json,
+    sha256,
+    write_bytes,
+    write_csv,
+    write_json,
+    write_thumbnails,
+)
+from convscope.training.interrupts import stop_on_signals
+from convscope.training.loop import TrainingData
+from convscope.training.loop import train as train_loop
+
+SHOWN_PICTURES = 20
+"""Samples, first predictions and worst mistakes that a report shows."""
+THUMBNAIL_PX = 96
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run's data and network, ready to train; `statistics` are mean and deviation of the training part, 0..1."""
+
+    config: RunConfig
+    images: ImageSet
+    splits: Splits
+    statistics: tuple[tuple[float, ...], tuple[float, ...]]
+    network: torch.nn.Module
+    device: torch.device
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What is done to a picture before the network sees it."""
+        return make_preprocessing(*self.statistics, normalize=self.config.train.normalize)
+
+    @property
+    def evaluation_part(self) -> str:
+        """The part that results are measured on: test, or validation where there is no test part."""
+        return "test" if len(self.splits.test) else "validation"
+
+
+def prepare(config: RunConfig, on_progress: OnProgress) -> Prepared:
+    """Read and split the data and build the network, with the random weights of the seed, on the device.
+
+    Raises:
+        UsageError, DataError: the options or the data cannot be used; nothing was written.
+    """
+    device = choose_device(config.train.device)
+    configure_threads(config.train.threads)
+    images = load_images(config.data, on_progress)
+    splits = make_splits(images, config.data)
+    if len(splits.test) == len(splits.validation) == 0:
+        raise UsageError("nothing is left to evaluate on; give test or validation a share with --split, as in 80/0/20")
+    torch.manual_seed(derive_seed(config.train.seed, "weights"))
+    network = channels_last(build_model(config.model.name, images.shape, images.num_classes)).to(device)
+    statistics = channel_statistics(images.images[splits.train])
+    return Prepared(config, images, splits, statistics, network, device)
+
+
+def write_start(run: Path, prepared: Prepared) -> None:
+    """Write what is known before training into a new run folder: run.json, split.csv, skipped.csv."""
+    images, splits = prepared.images, prepared.splits
+    split_csv = csv_bytes(("picture", "label", "split"), splits.rows(images))
+    write_bytes(run / "split.csv", split_csv)
+    write_csv(run / "skipped.csv", ("file", "reason", "remedy"), ((s.file, s.reason, s.remedy) for s in images.skipped))
+    shown = splits.train[permutation(len(splits.train), "samples")[:SHOWN_PICTURES]]
+    mean, std = prepared.statistics
+    preprocessing = prepared.preprocessing
+    write_json(
+        run / "run.json",
+        {
+            "convscope": version("convscope"),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "config": config_to_json(prepared.config),
+            "class_names": images.class_names,
+            "model": {
+                "name": prepared.config.model.name,
+                "num_params": count_parameters(prepared.network),
+                "macs": count_macs(prepared.network, images.shape),
+                "input_shape": images.shape,
+            },
+            "preprocessing": preprocessing_to_json(images.shape, preprocessing.mean, preprocessing.std),
+            "data": {
+                "name": images.name,
+                "fingerprint": images.fingerprint,
+                "num_images": len(images),
+                "num_skipped": len(images.skipped),
+                "num_ignored": images.ignored,
+                "notes": [*images.notes, *splits.notes],
+                "class_counts": {
+                    part: np.bincount(images.labels[indices], minlength=images.num_classes).tolist()
+                    for part, indices in splits.items()
+                },
+                "mean": mean,
+                "std": std,
+                "samples": [images.ids[i] for i in shown],
+            },
+            "split_sha256": sha256(split_csv),
+            "versions": {"python": platform.python_version()}
+            | {name: version(name) for name in ("torch", "numpy", "pillow", "safetensors")},
+            "hardware": asdict(describe_hardware(prepared.device)),
+        },
+    )
+
+
+def check_same(run: Path, prepared: Prepared) -> None:
+    """Refuse to go on with other data than those the run was started with.
+
+    Raises:
+        ResumeMismatch: names the difference.
+    """
+    recorded, images = read_json(run / "run.json"), prepared.images
+    if recorded["class_names"] != list(images.class_names):
+        raise ResumeMismatch(
+            f"{run} was started with the classes {', '.join(recorded['class_names'])}; the data now have "
+            f"{', '.join(images.class_names)}. Bring the data back as they were, or start a new run"
+        )
+    if recorded["data"]["fingerprint"] != images.fingerprint:
+        raise ResumeMismatch(
+            f"{run} was started with other pictures or labels ({recorded['data']['num_images']} pictures then, "
+            f"{len(images)} now{_missing_pictures(run, images)}). Bring the data back as they were, or start a new run"
+        )
+
+
+def _missing_pictures(run: Path, images: ImageSet) -> str:
+    missing = {row["picture"] for row in read_csv(run / "split.csv")} - set(images.ids)
+    return f"; missing: {', '.join(sorted(missing)[:3])}" if missing else ""
+
+
+def finish(run: Path, prepared: Prepared, *, report: bool, resume: bool, on_progress: OnProgress) -> RunResult:
+    """Train to the end, measure on the evaluation part and write all results, in a run folder the caller locked."""
+    config, images, splits, network = prepared.config, prepared.images, prepared.splits, prepared.network
+    data = TrainingData(
+        train=make_resident(images, splits.train, prepared.device),
+        validation=make_resident(images, splits.validation, prepared.device) if len(splits.validation) else None,
+        preprocessing=prepared.preprocessing,
+        ids=tuple(images.ids[i] for i in splits.train),
+    )
+    with stop_on_signals() as stop_requested:
+        trained = train_loop(
+            network, data, config.train, run, on_progress=on_progress, stop_requested=stop_requested, resume=resume
+        )
+    peak_memory = peak_memory_bytes(prepared.device)
+    part = prepared.evaluation_part
+    on_progress(Progress(f"evaluating on the {part} part", 0, None))
+    indices = getattr(splits, part)
+    predictions = predict(network, images, indices, prepared.preprocessing, prepared.device)
+    recorded = read_json(run / "run.json")
+    macs = recorded["model"]["macs"]
+    examples = len(trained.history) * len(splits.train)
+    flops = examples * count_training_flops(network, images.shape)
+    flops += len(trained.history) * len(splits.validation) * 2 * macs
+    result = RunResult(
+        run=str(run),
+        model=config.model.name,
+        data=images.name,
+        seed=config.train.seed,
+        part=part,
+        metrics=compute_metrics(predictions),
+        num_params=recorded["model"]["num_params"],
+        macs=macs,
+        epochs=len(trained.history),
+        best_epoch=trained.best_epoch,
+        train_seconds=trained.train_seconds,
+        peak_memory_bytes=peak_memory,
+        fraction_of_peak_flops=flops / trained.train_seconds / measure_peak_flops(prepared.device),
+        split_sha256=recorded["split_sha256"],
+    )
+    save_model(
+        run,
+        SavedModel(
+            network=network,
+            name=config.model.name,
+            input_shape=images.shape,
+            class_names=images.class_names,
+            mean=prepared.preprocessing.mean,
+            std=prepared.preprocessing.std,
+        ),
+    )
+    write_evaluation(run, predictions, result)
+    _write_thumbnails(run, images, recorded["data"]["samples"], predictions)
+    if report:
+        on_progress(Progress("writing the report", 0, None))
+        build_report(run)
+    return result
+
+
+def predict(
+    network: torch.nn.Module,
+    images: ImageSet,
+    indices: NDArray[np.int64],
+    preprocessing: Preprocessing,
+    device: torch.device,
+) -> Predictions:
+    """Return what the network says of these pictures."""
+    logits = predict_logits(network, make_resident(images, indices, device), preprocessing)
+    return make_predictions(
+        logits=logits.cpu().numpy(),
+        labels=images.labels[indices],
+        ids=tuple(images.ids[i] for i in indices),
+        class_names=images.class_names,
+    )
+
+
+def write_evaluation(folder: Path, predictions: Predictions, result: RunResult) -> None:
+    """Write predictions.csv, mistakes.csv and results.json."""
+    write_csv(folder / "predictions.csv", PREDICTION_COLUMNS, prediction_rows(predictions))
+    write_csv(folder / "mistakes.csv", PREDICTION_COLUMNS, mistake_rows(predictions))
+    write_json(folder / "results.json", result_to_json(result))
+
+
+def _write_thumbnails(run: Path, images: ImageSet, samples: list[str], predictions: Predictions) -> None:
+    """Keep small copies of the pictures that the report shows, so that it can be drawn without the data."""
+    mistakes = [row[0] for row, _ in zip(mistake_rows(predictions), range(SHOWN_PICTURES), strict=False)]
+    index_of = {picture: index for index, picture in enumerate(images.ids)}
+    shown = dict.fromkeys([*samples, *predictions.ids[:SHOWN_PICTURES], *mistakes])
+    size, gray = min(THUMBNAIL_PX, *images.shape[1:]), images.shape[0] == 1
+    pictures = {id_: images.images[index_of[id_]] for id_ in shown}
+    if images.shape[1:] != (size, size):
+        pictures = {id_: fit_picture(image, image_size=size, gray=gray) for id_, image in pictures.items()}
+    write_thumbnails(run, pictures)
