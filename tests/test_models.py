@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from convscope.budget.costs import count_macs, count_training_flops
+from convscope.config import ModelConfig
 from convscope.errors import UsageError
 from convscope.models import MODELS, build_model, count_parameters
 from convscope.models.saved import SavedModel, channels_last, load_model, save_model
@@ -29,7 +30,7 @@ PUBLISHED_PARAMETERS = {
 def build(name: str) -> tuple[nn.Module, torch.Tensor, int]:
     spec = MODELS[name]
     torch.manual_seed(0)
-    network = build_model(name, spec.native_shape, spec.native_classes)
+    network = build_model(ModelConfig(name=name), spec.native_shape, spec.native_classes)
     return network, torch.randn(3, *spec.native_shape), spec.native_classes
 
 
@@ -79,7 +80,7 @@ def test_channels_last_gives_the_same_logits(name: str) -> None:
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 33, 33), (1, 8, 8), (3, 5, 5)])
 def test_other_pictures_work_or_are_refused_in_words(name: str, shape: tuple[int, int, int]) -> None:
     try:
-        network = build_model(name, shape, 4)
+        network = build_model(ModelConfig(name=name), shape, 4)
     except UsageError as error:
         refusal = str(error)
     else:
@@ -133,7 +134,7 @@ def test_macs_are_those_that_torch_counts(name: str) -> None:
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(UsageError, match=r"unknown model 'lenet'.*Did you mean 'lenet5'.*auto"):
-        build_model("lenet", (1, 28, 28), 10)
+        build_model(ModelConfig(name="lenet"), (1, 28, 28), 10)
 
 
 @pytest.mark.parametrize("name", MODELS)

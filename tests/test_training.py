@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.numpy import load_file
 from torch import nn
 
-import convscope
-from convscope.api import make_config
-from convscope.config import TrainConfig
+from convscope.config import ModelConfig, TrainConfig
 from convscope.data.batches import (
     Preprocessing,
     channel_statistics,
@@ -27,11 +19,11 @@ from convscope.data.batches import (
     make_resident,
     training_batches,
 )
-from convscope.errors import ResumeMismatch, TrainingError, UsageError
+from convscope.errors import TrainingError, UsageError
 from convscope.models import build_model
 from convscope.models.saved import channels_last
 from convscope.results import Progress, ignore_progress
-from convscope.runs import read_config, read_history, read_json
+from convscope.runs import read_history
 from convscope.training.loop import TrainingData, train
 from convscope.training.optimizers import Optimizer
 from convscope.training.schedules import SCHEDULES
@@ -53,7 +45,7 @@ def training_data(validation: bool = True) -> TrainingData:
 
 def new_network() -> nn.Module:
     torch.manual_seed(0)
-    return build_model("mlp", (1, 8, 8), 3)
+    return build_model(ModelConfig(name="mlp"), (1, 8, 8), 3)
 
 
 def same_weights(a: nn.Module, b: nn.Module) -> bool:
@@ -83,7 +75,8 @@ def test_the_loop_is_the_textbook_loop(tmp_path: Path) -> None:
 @pytest.mark.parametrize("momentum", [0.0, 0.8, None])
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
 def test_optimizers_are_torchs(name: str, momentum: float | None, weight_decay: float) -> None:
-    ours, theirs = channels_last(build_model("cnn-small", (1, 28, 28), 3)), build_model("cnn-small", (1, 28, 28), 3)
+    config, shape = ModelConfig(name="cnn-small"), (1, 28, 28)
+    ours, theirs = channels_last(build_model(config, shape, 3)), build_model(config, shape, 3)
     theirs.load_state_dict(ours.state_dict())
     config = TrainConfig(optimizer=name, lr=0.01, momentum=momentum, weight_decay=weight_decay)  # type: ignore[arg-type]
     first = 0.9 if momentum is None else momentum
@@ -189,134 +182,6 @@ def test_progress_tells_what_a_user_wants_to_know(tmp_path: Path) -> None:
     assert seen[-1].stage == "epoch 2/2"
     assert (seen[-1].done, seen[-1].total) == (90, 90)
     assert set(seen[-1].values) >= {"loss", "validation", "images/s", "memory", "left"}
-
-
-# ---------------------------------------------------------------- exact resume
-
-RUN = [sys.executable, "-m", "convscope", "train"]
-OPTIONS = [
-    "--model",
-    "cnn-small",
-    "--epochs",
-    "3",
-    "--batch-size",
-    "32",
-    "--per-class",
-    "60",
-    "--augment",
-    "crop,rotate",
-    "--threads",
-    "1",
-    "--no-report",
-]
-
-
-def sha(run: Path) -> dict[str, bytes]:
-    return {name: value.tobytes() for name, value in load_file(run / "model.safetensors").items()}
-
-
-def facts(run: Path) -> tuple[object, ...]:
-    """Return all of a run that must not depend on interruptions: weights, history and results without times."""
-    history = [(r.train_loss, r.train_accuracy, r.validation_loss, r.lr, r.examples_seen) for r in read_history(run)]
-    results = read_json(run / "results.json")
-    kept = {k: v for k, v in results.items() if k in ("accuracy", "loss", "confusion", "split_sha256", "best_epoch")}
-    return sha(run), history, kept, (run / "predictions.csv").read_text()
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("runs") / "whole"
-    subprocess.run([*RUN, "mnist5k", *OPTIONS, "--out", str(run)], check=True, capture_output=True)
-    return run
-
-
-def wait_for(path: Path, pattern: str, process: subprocess.Popen[bytes], n: int) -> None:
-    """Return when n files match, or the process has ended."""
-    deadline = time.monotonic() + 120
-    while len(list(path.glob(pattern))) < n and process.poll() is None and time.monotonic() < deadline:
-        select_pause()
-
-
-def select_pause() -> None:
-    signal.sigtimedwait([], 0.005)  # yields the core to the process that is waited for
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kills", [1, 3])
-def test_killed_in_mid_epoch_and_resumed_is_bit_identical(uninterrupted: Path, tmp_path: Path, kills: int) -> None:
-    """Case 33: SIGKILL as soon as new mid-epoch checkpoints appear, `kills` times in a chain."""
-    run = tmp_path / "run"
-    command = [*RUN, "mnist5k", *OPTIONS, "--checkpoint-steps", "5", "--out", str(run)]
-    killed = 0
-    seen: set[str] = set()
-    while killed < kills:
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-            deadline = time.monotonic() + 120
-            while process.poll() is None and time.monotonic() < deadline:
-                now = {path.name for path in run.glob("checkpoints/step-*")}
-                if len(now - seen) >= 2:
-                    process.kill()
-                    killed += 1
-                    break
-                select_pause()
-            assert process.wait() == -9, "the run ended before it could be killed"
-        seen = {path.name for path in run.glob("checkpoints/step-*")}
-        command = [*RUN, "--resume", str(run), "--no-report"]
-    subprocess.run(command, check=True, capture_output=True)
-    assert facts(run) == facts(uninterrupted)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_says_how_to_resume(uninterrupted: Path, tmp_path: Path, number: signal.Signals) -> None:
-    """Case 38."""
-    run = tmp_path / "run"
-    command = [*RUN, "mnist5k", *OPTIONS, "--out", str(run)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-        wait_for(run, "checkpoints/step-*", process, 1)
-        process.send_signal(number)
-        _, message = process.communicate(timeout=60)
-    assert process.returncode == 130, message
-    assert f"convscope train --resume {run}" in " ".join(message.decode().split())
-    subprocess.run([*RUN, "--resume", str(run), "--no-report"], check=True, capture_output=True)
-    assert facts(run) == facts(uninterrupted)
-
-
-def test_a_finished_run_resumes_to_itself(uninterrupted: Path) -> None:
-    before = facts(uninterrupted)
-    result = convscope.resume(uninterrupted, report=False)
-    assert facts(uninterrupted) == before
-    assert result.epochs == 3
-
-
-def test_resume_with_other_data_or_model_names_the_difference(uninterrupted: Path) -> None:
-    """Case 45."""
-    with pytest.raises(ResumeMismatch, match="trains model 'cnn-small', not 'mlp'"):
-        convscope.resume(uninterrupted, model="mlp")
-    with pytest.raises(ResumeMismatch, match="trains on 'mnist5k', not 'digits'"):
-        convscope.resume(uninterrupted, data="digits")
-    path = uninterrupted / "run.json"
-    original = path.read_text()
-    try:
-        tree = json.loads(original)
-        tree["class_names"] = tree["class_names"][::-1]
-        path.write_text(json.dumps(tree))
-        with pytest.raises(ResumeMismatch, match="was started with the classes 9, 8"):
-            convscope.resume(uninterrupted)
-        tree = json.loads(original)
-        tree["data"]["fingerprint"] = "0" * 64
-        path.write_text(json.dumps(tree))
-        with pytest.raises(ResumeMismatch, match="other pictures or labels"):
-            convscope.resume(uninterrupted)
-    finally:
-        path.write_text(original)
-
-
-def test_the_config_is_what_was_asked_for(uninterrupted: Path) -> None:
-    asked = make_config(
-        "mnist5k", "cnn-small", epochs=3, batch_size=32, per_class=60, augment=("crop", "rotate"), threads=1
-    )
-    assert read_config(uninterrupted) == asked
 
 
 def test_float16_scaling_changes_nothing_and_skips_infinite_gradients() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convscope.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from convscope.config import STACK, DataConfig, ModelConfig, RunConfig, TrainConfig
 from convscope.data import DATASETS, load_images
 from convscope.data.batches import Preprocessing
 from convscope.data.image_set import ImageSet
@@ -40,38 +40,45 @@ from convscope.runs import (
 from convscope.workflow import check_same, finish, predict, prepare, write_evaluation, write_start
 
 
-def make_config(source: str, model: str = "auto", **options: Any) -> RunConfig:  # noqa: ANN401
+def make_config(source: str, model: str | None = None, **options: Any) -> RunConfig:  # noqa: ANN401
     """Return the configuration for a data set and a model: the model's own defaults, then the options given.
 
     Args:
-        options: fields of DataConfig and TrainConfig by name, for example epochs=5, image_size=64; None is not given.
+        model: a name from MODELS; None is `auto`, or the stack that is given.
+        options: fields of DataConfig, ModelConfig and TrainConfig by name, for example epochs=5, image_size=64;
+            None is not given.
 
     Raises:
         UsageError: a name or value cannot be meant.
     """
-    spec = find_model(model)
     given = {name: value for name, value in options.items() if value is not None}
-    data_fields, train_fields = ({f.name for f in fields(kind)} - {"source"} for kind in (DataConfig, TrainConfig))
+    names = {
+        kind: {f.name for f in fields(kind)} - {"source", "name"} for kind in (DataConfig, ModelConfig, TrainConfig)
+    }
+    known = set().union(*names.values())
     for name in given:
-        if name not in data_fields | train_fields:
-            raise unknown_name("option", name, data_fields | train_fields)
-    data: dict[str, Any] = {name: value for name, value in given.items() if name in data_fields}
-    if spec.sized_input:
+        if name not in known:
+            raise unknown_name("option", name, known)
+    data, network, training = ({k: v for k, v in given.items() if k in names[kind]} for kind in names)
+    model_config = ModelConfig(name=model or (STACK if "stack" in given else "auto"), **network)
+    spec = None if model_config.name == STACK else find_model(model_config.name)
+    if spec is not None and spec.sized_input:
         data = {"image_size": spec.native_shape[1], "gray": spec.native_shape[0] == 1} | data
     if source not in DATASETS:
         source = str(Path(source).resolve()) if Path(source).exists() else source  # a run is resumed from anywhere
-    train_options = dict(spec.train) | {name: value for name, value in given.items() if name in train_fields}
+    if spec is not None:
+        training = dict(spec.train) | training
     return RunConfig(
         data=DataConfig(source=source, **data),
-        model=ModelConfig(name=model),
-        train=TrainConfig(**train_options),
+        model=model_config,
+        train=TrainConfig(**training),
     )
 
 
 def train(
     data: str,
     *,
-    model: str = "auto",
+    model: str | None = None,
     out: str | Path | None = None,
     report: bool = True,
     on_progress: OnProgress = ignore_progress,
@@ -164,7 +171,7 @@ def evaluate(
     configure_threads(config.train.threads)
     preprocessing = Preprocessing(saved.mean, saved.std)
     predictions = predict(saved.network.to(chosen), images, indices, preprocessing, chosen)
-    known = {} if data is not None else {key: old[key] for key in _FIELDS_OF_TRAINING}
+    known = {} if data is not None else {key: old[key] for key in _FIELDS_OF_TRAINING if key in old}
     result = RunResult(
         run=str(run),
         model=saved.name,
@@ -196,6 +203,7 @@ _FIELDS_OF_TRAINING = (
     "peak_memory_bytes",
     "fraction_of_peak_flops",
     "split_sha256",
+    "notes",
 )
 
 

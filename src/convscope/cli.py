@@ -141,7 +141,7 @@ def train(
             result = api.resume(resume, data=data, model=model, report=report, on_progress=on_progress)
         else:
             assert data is not None
-            result = api.train(data, model=model or "auto", out=out, report=report, on_progress=on_progress, **options)
+            result = api.train(data, model=model, out=out, report=report, on_progress=on_progress, **options)
     _print_result(result, as_json=as_json, report=report)
 
 
@@ -233,12 +233,13 @@ def models(
     from fnmatch import fnmatch
 
     from convscope.budget.costs import count_macs
+    from convscope.config import ModelConfig
     from convscope.models import MODELS, build_model, count_parameters
 
     rows = []
     for name, spec in MODELS.items():
         if fnmatch(name, pattern):
-            network = build_model(name, spec.native_shape, spec.native_classes)
+            network = build_model(ModelConfig(name=name), spec.native_shape, spec.native_classes)
             macs = count_macs(network, spec.native_shape)
             shape = "x".join(map(str, spec.native_shape))
             rows.append((name, shape, count_parameters(network), macs, spec.description))
@@ -320,6 +321,7 @@ def _print_result(result: RunResult, *, as_json: bool, report: bool) -> None:
     if result.train_seconds is not None and result.fraction_of_peak_flops is not None:
         speed = f"{result.fraction_of_peak_flops:.0%} of this machine's measured peak"
         lines.append(("training", f"{result.epochs} epoch(s) in {result.train_seconds:.1f} s, {speed}"))
+    lines += [("note", note) for note in result.notes]
     lines.append(("run", result.run))
     if report:
         lines.append(("report", str(Path(result.run) / "report.html")))

@@ -14,12 +14,16 @@ from convscope.errors import UsageError, unknown_name
 
 Optimizer = Literal["sgd", "adam", "adamw"]
 Schedule = Literal["constant", "one-cycle"]
-Augmentation = Literal["flip", "crop", "rotate", "zoom", "color"]
+Augmentation = Literal["flip", "crop", "rotate", "zoom", "color", "erase", "mixup"]
+Resize = Literal["crop", "squash"]
+Interpolation = Literal["bilinear", "bicubic", "lanczos"]
 
 SPLIT_WITHOUT_TEST_PART = (70.0, 15.0, 15.0)
 """Train, validation and test percentages of a source that has no test part of its own."""
 SPLIT_WITH_TEST_PART = (90.0, 10.0, 0.0)
 """Percentages for the rest of a source that has one."""
+STACK = "stack"
+"""The model name of a network that is written out layer by layer."""
 MAX_PIXELS = 100_000_000
 """Largest picture that is decoded, in pixels: 300 MB as RGB."""
 
@@ -29,9 +33,12 @@ class DataConfig:
     """Where the pictures come from and how they are cut to size and split.
 
     Args:
-        source: a name (`mnist5k`, `cifar10`, ...) or the path of a folder or archive of class folders.
+        source: a name (`mnist5k`, `cifar10`, ...) or the path of a folder or archive of class folders, or of a CSV file.
         data_dir: folder that holds the files of a named source; None looks in the cache, then downloads.
         image_size: side in pixels; None keeps the source's own size.
+        resize: how a picture that is not square becomes so: crop cuts out the centre, squash changes its proportions.
+        crop_fraction: share of either side that is kept, the rest is cut away evenly all round; 1 keeps everything.
+        interpolation: filter that resizes, antialiased.
         gray: one channel, even from colour pictures.
         per_class: at most this many pictures of each class in each part.
         split: percentages for train, validation, test; None takes the defaults above.
@@ -39,11 +46,15 @@ class DataConfig:
         drop_empty: leave out class folders without a usable picture instead of stopping.
         allow_truncated: accept pictures whose file is cut short (missing pixels are gray in JPEGs, black in others).
         max_pixels: refuse to decode pictures with more pixels than this.
+        store: keep the decoded pictures in the cache folder, so that the next run need not decode them.
     """
 
     source: str
     data_dir: str | None = None
     image_size: int | None = None
+    resize: Resize = "crop"
+    crop_fraction: float = 1.0
+    interpolation: Interpolation = "bilinear"
     gray: bool = False
     per_class: int | None = None
     split: tuple[float, float, float] | None = None
@@ -51,11 +62,20 @@ class DataConfig:
     drop_empty: bool = False
     allow_truncated: bool = False
     max_pixels: int = MAX_PIXELS
+    store: bool = True
 
     def __post_init__(self) -> None:
         _at_least("image_size", self.image_size, 1)
         _at_least("per_class", self.per_class, 1)
         _at_least("max_pixels", self.max_pixels, 1)
+        if not 0 < self.crop_fraction <= 1:
+            raise UsageError(f"crop_fraction {self.crop_fraction} is not in 0..1 (0 excluded); 1 keeps the whole picture")
+        for name, value, known in (
+            ("resize rule", self.resize, get_args(Resize)),
+            ("interpolation", self.interpolation, get_args(Interpolation)),
+        ):
+            if value not in known:
+                raise unknown_name(name, value, known)
         if self.split is not None and (
             len(self.split) != 3 or min(self.split) < 0 or abs(sum(self.split) - 100) > 1e-6 or self.split[0] == 0
         ):
@@ -68,9 +88,25 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Which network. `name` is a key of MODELS; `auto` picks the one we recommend."""
+    """Which network.
+
+    Args:
+        name: a key of MODELS; `auto` is the one we recommend, `stack` one that is written out in `stack`.
+        stack: layers in the one-line notation, for example "conv 8 5x5; relu; max-pool 2; linear 10".
+        pretrained: start from trained weights instead of random ones.
+        weights: a safetensors file to take the trained weights from; None takes those known by the network's name.
+    """
 
     name: str = "auto"
+    stack: str | None = None
+    pretrained: bool = False
+    weights: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.stack is not None and self.name != STACK:
+            raise UsageError(f"model {self.name!r} and a stack are two networks; give --model or --stack, not both")
+        if self.stack is None and self.name == STACK:
+            raise UsageError('model "stack" needs its layers, for example --stack "conv 8 5x5; relu; linear 10"')
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -70,6 +70,11 @@ def seed_generator(device: torch.device, seed: int) -> None:
         torch.default_generator.manual_seed(seed)
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Say whether an error means that memory ran out, on whatever device; torch's CPU allocator has no class for it."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
 def autocast_dtype(device: torch.device, *, wanted: bool) -> torch.dtype | None:
     """Return the reduced format for mixed precision on this device, None for plain float32.
 

@@ -162,6 +162,7 @@ class RunResult:
         peak_memory_bytes: most memory held by the process (on CUDA: by the device) during training.
         fraction_of_peak_flops: operations of training and validation per second, as a fraction of the rate of a
             large float32 matrix product measured in the same process.
+        notes: what a reader should know of how the run went, a sentence each.
     """
 
     run: str
@@ -178,6 +179,7 @@ class RunResult:
     peak_memory_bytes: int | None = None
     fraction_of_peak_flops: float | None = None
     split_sha256: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def accuracy(self) -> Accuracy:

@@ -162,7 +162,7 @@ def check_out(run: Path) -> None:
 
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
-    """Hold the run folder's lock; the system frees it if this process dies.
+    """Hold the run folder's lock, which the system frees if this process dies; clear what a killed one half wrote.
 
     Raises:
         RunLocked: another process holds it; names its pid and host.
@@ -179,6 +179,8 @@ def locked(run: Path) -> Iterator[None]:
     except OSError as error:
         raise _write_error(run / ".lock", 0, error) from error
     try:
+        for leftover in run.glob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
         write_bytes(owner, f"pid {os.getpid()} on {socket.gethostname()}".encode())
         yield
     finally:

@@ -89,7 +89,7 @@ def prepare(config: RunConfig, on_progress: OnProgress) -> Prepared:
     if len(splits.test) == len(splits.validation) == 0:
         raise UsageError("nothing is left to evaluate on; give test or validation a share with --split, as in 80/0/20")
     torch.manual_seed(derive_seed(config.train.seed, "weights"))
-    network = channels_last(build_model(config.model.name, images.shape, images.num_classes)).to(device)
+    network = channels_last(build_model(config.model, images.shape, images.num_classes)).to(device)
     statistics = channel_statistics(images.images[splits.train])
     return Prepared(config, images, splits, statistics, network, device)
 
@@ -202,12 +202,14 @@ def finish(run: Path, prepared: Prepared, *, report: bool, resume: bool, on_prog
         peak_memory_bytes=peak_memory,
         fraction_of_peak_flops=flops / trained.train_seconds / measure_peak_flops(prepared.device),
         split_sha256=recorded["split_sha256"],
+        notes=trained.notes,
     )
     save_model(
         run,
         SavedModel(
             network=network,
             name=config.model.name,
+            stack=config.model.stack,
             input_shape=images.shape,
             class_names=images.class_names,
             mean=prepared.preprocessing.mean,

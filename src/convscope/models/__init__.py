@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from convscope.config import ModelConfig
 from convscope.errors import UsageError, unknown_name
 from convscope.models.auto import build_auto
 from convscope.models.blocks import InputShape
@@ -57,19 +58,19 @@ MODELS: dict[str, ModelSpec] = {
 }
 
 
-def build_model(name: str, input_shape: InputShape, num_classes: int) -> nn.Module:
+def build_model(config: ModelConfig, input_shape: InputShape, num_classes: int) -> nn.Module:
     """Return a new network with random weights (from torch's global generator) for pictures of this shape.
 
     Raises:
         UsageError: the name is unknown, or the pictures are too small for the network.
     """
-    spec = find_model(name)
+    spec = find_model(config.name)
     if num_classes < 2:
         raise UsageError(f"{num_classes} class is nothing to tell apart; the data need at least two")
     try:
         return spec.build(input_shape, num_classes)
     except UsageError as error:
-        raise UsageError(f"model {name!r}: {error}") from error
+        raise UsageError(f"model {config.name!r}: {error}") from error
 
 
 def find_model(name: str) -> ModelSpec:

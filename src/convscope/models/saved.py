@@ -12,6 +12,7 @@ from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor, nn
 
+from convscope.config import ModelConfig
 from convscope.errors import RunError
 from convscope.models import build_model
 from convscope.models.blocks import InputShape
@@ -24,6 +25,7 @@ class SavedModel:
 
     Args:
         mean, std: of each channel in units of 0..1; input = (pixel / 255 - mean) / std.
+        stack: the layers of a network that is written out instead of named.
     """
 
     network: nn.Module
@@ -32,12 +34,18 @@ class SavedModel:
     class_names: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    stack: str | None = None
 
 
 def save_model(run: Path, model: SavedModel) -> None:
     """Write model.safetensors and model.json into a run folder."""
     description = {
-        "architecture": {"name": model.name, "input_shape": model.input_shape, "num_classes": len(model.class_names)},
+        "architecture": {
+            "name": model.name,
+            "stack": model.stack,
+            "input_shape": model.input_shape,
+            "num_classes": len(model.class_names),
+        },
         "class_names": model.class_names,
         "preprocessing": preprocessing_to_json(model.input_shape, model.mean, model.std),
     }
@@ -54,14 +62,16 @@ def load_model(run: Path) -> SavedModel:
     tree, path = read_json(run / "model.json"), run / "model.safetensors"
     architecture = tree["architecture"]
     channels, height, width = architecture["input_shape"]
-    network = build_model(architecture["name"], (channels, height, width), architecture["num_classes"])
+    config = ModelConfig(name=architecture["name"], stack=architecture.get("stack"))
+    network = build_model(config, (channels, height, width), architecture["num_classes"])
     try:
         network.load_state_dict(tensors_from_bytes(path.read_bytes()))
     except (OSError, SafetensorError, RuntimeError) as error:
         raise RunError(f"{path} does not hold the weights of model {architecture['name']!r}: {error}") from error
     return SavedModel(
         network=channels_last(network).eval(),
-        name=architecture["name"],
+        name=config.name,
+        stack=config.stack,
         input_shape=(channels, height, width),
         class_names=tuple(tree["class_names"]),
         mean=tuple(tree["preprocessing"]["mean"]),

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from convscope.config import TrainConfig
 from convscope.data.batches import Preprocessing, ResidentPictures, training_batches
-from convscope.device import autocast_dtype, memory_in_use_bytes, seed_generator
+from convscope.device import autocast_dtype, memory_in_use_bytes, out_of_memory, seed_generator
 from convscope.errors import Interrupted, TrainingError, UsageError
 from convscope.evaluation.predict import mean_loss_and_accuracy
 from convscope.models.saved import contiguous_state
@@ -63,6 +63,7 @@ class LoopState:
         loss_sum, correct, seen: running sums over this epoch.
         best_step: the checkpoint that holds the best weights so far, None before the first epoch's end.
         best_loss: its validation loss, None without a validation part: then the last epoch is the best.
+        parts: a batch goes through the network in so many parts; more than one after memory ran out.
         seconds, epoch_seconds: time spent so far, over all sittings, in the run and in this epoch.
         finished: nothing is left to train.
     """
@@ -79,6 +80,7 @@ class LoopState:
     epochs_since_best: int = 0
     seconds: float = 0.0
     epoch_seconds: float = 0.0
+    parts: int = 1
     finished: bool = False
     history: tuple[EpochRecord, ...] = ()
 
@@ -89,13 +91,13 @@ class TrainResult:
 
     Args:
         train_seconds: time in training and validation over all sittings.
-        warnings: broken checkpoints that were passed over, one line each.
+        notes: broken checkpoints that were passed over and memory that ran out, one line each.
     """
 
     history: tuple[EpochRecord, ...]
     best_epoch: int
     train_seconds: float
-    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -177,10 +179,10 @@ def train(
         clock=now,
         saved_at=now,
     )
-    warnings: list[str] = []
+    notes: list[str] = []
     if resume and any((run / "checkpoints").glob("step-*")):
         checkpoint = load_checkpoint(run)
-        warnings += checkpoint.warnings
+        notes += checkpoint.warnings
         _restore(session, checkpoint)
     while not session.state.finished:
         _train_epoch(session, stop_requested)
@@ -189,14 +191,27 @@ def train(
     assert state.best_epoch is not None  # a finished run has at least one epoch
     if state.best_step is not None and state.best_step != state.step:
         model.load_state_dict(load_tensors(load_checkpoint(run, state.best_step).files["model.safetensors"]))
-    return TrainResult(state.history, state.best_epoch, state.seconds, tuple(warnings))
+    if state.parts > 1:
+        notes.append(f"memory ran out: {_parts_text(session)}")
+    return TrainResult(state.history, state.best_epoch, state.seconds, tuple(notes))
 
 
 def _train_epoch(session: _Session, stop_requested: Callable[[], bool]) -> None:
-    """Train the batches that are left of the current epoch."""
-    state, config, data = session.state, session.config, session.data
+    """Train the batches that are left of the current epoch, in smaller parts from where memory runs out."""
     session.model.train()
-    window: list[_Batch] = []
+    while True:
+        window: list[_Batch] = []
+        try:
+            return _train_batches(session, window, stop_requested)
+        except (MemoryError, RuntimeError) as error:  # torch's own OutOfMemoryError is a RuntimeError
+            if not out_of_memory(error):
+                raise
+            reason = str(error).partition("\n")[0]
+        _halve_parts(session, window, reason)  # here, where the failed step's tensors have gone with its traceback
+
+
+def _train_batches(session: _Session, window: list[_Batch], stop_requested: Callable[[], bool]) -> None:
+    state, config, data = session.state, session.config, session.data
     for x, labels, numbers in training_batches(
         data.train,
         data.preprocessing,
@@ -212,13 +227,14 @@ def _train_epoch(session: _Session, stop_requested: Callable[[], bool]) -> None:
         state.step += 1
         stop = stop_requested()
         boundary = state.batch == session.batches_per_epoch
+        if not boundary and state.batch % config.accumulate:
+            continue  # a gradient that is half accumulated is not part of the state: nothing is counted or saved
         save = not boundary and (stop or _checkpoint_due(session))
-        if len(window) == LOSS_WINDOW or boundary or save:
+        if len(window) >= LOSS_WINDOW or boundary or save:
             _read_window(session, window)
             if not boundary:  # the end of the epoch shows itself, with its validation figures
                 _show(session)
-        # A gradient that is half accumulated is not part of the state, so only whole weight changes are saved.
-        if save and state.batch % config.accumulate == 0:
+        if save:
             _save(session)
             if stop:
                 raise Interrupted(
@@ -231,12 +247,18 @@ def _train_batch(session: _Session, x: Tensor, labels: Tensor) -> tuple[Tensor, 
     """Train on one batch; return its mean loss and its logits [B, K], still on the device."""
     state, config = session.state, session.config
     seed_generator(session.device, (session.step_seed + state.step) % 2**63)
-    with torch.autocast(session.device.type, dtype=session.dtype) if session.dtype else nullcontext():
-        logits = session.model(x)
-        loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
     group_start = state.batch // config.accumulate * config.accumulate
     group_size = min(config.accumulate, session.batches_per_epoch - group_start)  # the last one may be smaller
-    session.scaler.scale(loss / group_size if group_size > 1 else loss).backward()  # type: ignore[no-untyped-call]
+    if state.parts == 1:
+        loss, logits = _add_gradients(session, x, labels, share=1 / group_size)
+    else:
+        done = [
+            _add_gradients(session, part, part_labels, share=len(part) / len(x) / group_size)
+            for part, part_labels in zip(x.tensor_split(state.parts), labels.tensor_split(state.parts), strict=True)
+            if len(part)
+        ]
+        logits = torch.cat([part for _, part in done])
+        loss = torch.stack([loss * len(part) for loss, part in done]).sum() / len(x)
     if state.batch + 1 == group_start + group_size:
         progress = (state.step + 0.5) / (config.epochs * session.batches_per_epoch)
         session.optimizer.lr = config.lr * SCHEDULES[config.schedule](progress)
@@ -246,7 +268,45 @@ def _train_batch(session: _Session, x: Tensor, labels: Tensor) -> tuple[Tensor, 
         else:
             session.optimizer.step()
         session.optimizer.zero_grad()
+    return loss, logits
+
+
+def _add_gradients(session: _Session, x: Tensor, labels: Tensor, *, share: float) -> tuple[Tensor, Tensor]:
+    """Add the gradients of `share` of the mean loss; return the whole loss and the logits, both detached."""
+    with torch.autocast(session.device.type, dtype=session.dtype) if session.dtype else nullcontext():
+        logits = session.model(x)
+        loss = F.cross_entropy(logits, labels, label_smoothing=session.config.label_smoothing)
+    session.scaler.scale(loss if share == 1 else loss * share).backward()  # type: ignore[no-untyped-call]
     return loss.detach(), logits.detach()
+
+
+def _halve_parts(session: _Session, window: list[_Batch], reason: str) -> None:
+    """Go back to the last change of the weights and cut each batch into twice as many parts from there.
+
+    The batches are functions of their number, so those of a half accumulated gradient are simply made again. Running
+    statistics of batch norm may have seen part of them twice, and from now on see the smaller parts.
+
+    Raises:
+        TrainingError: a single picture is already too much.
+    """
+    state, config = session.state, session.config
+    part_size = math.ceil(config.batch_size / state.parts)
+    if part_size == 1:
+        raise TrainingError(
+            f"memory ran out at step {state.step + 1} (epoch {state.epoch}) with a single picture in the network: "
+            f"{reason}. Use a smaller --image-size or a smaller --model, or free memory and go on with: "
+            f"convscope train --resume {session.run}"
+        )
+    session.optimizer.zero_grad()
+    undone = state.batch % config.accumulate
+    state.batch, state.step = state.batch - undone, state.step - undone
+    del window[len(window) - undone :]
+    if window:
+        _read_window(session, window)
+    state.parts *= 2
+    if session.device.type == "cuda":
+        torch.cuda.empty_cache()
+    session.on_progress(Progress(f"memory ran out at step {state.step + 1}: {_parts_text(session)}", 0, None))
 
 
 def _read_window(session: _Session, window: list[_Batch]) -> None:
@@ -309,6 +369,14 @@ def _raise_not_finite(session: _Session, loss: float, step: int, numbers: NDArra
         f"the loss is {loss} at step {step} (epoch {state.epoch}), learning rate "
         f"{session.optimizer.lr:.3g}, pictures {pictures}{more}. "
         f"A learning rate of {session.config.lr / 10:.2g} (--lr) is the usual remedy{kept}"
+    )
+
+
+def _parts_text(session: _Session) -> str:
+    batch_size, parts = session.config.batch_size, session.state.parts
+    return (
+        f"each batch of {batch_size} goes through the network in {parts} parts of {math.ceil(batch_size / parts)}; "
+        "the gradient is that of the whole batch"
     )
 
 

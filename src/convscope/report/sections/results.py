@@ -19,7 +19,9 @@ def results_section(run: RecordedRun) -> Section:
     )
     if run.results is None:
         return Section(title, intro, missing=NOT_EVALUATED)
-    return Section(title, intro, (_figures(run.results), _classes(run.results)))
+    notes = tuple((note,) for note in run.results.get("notes") or ())
+    remarks = (Table("Worth knowing", ("Note",), notes),) if notes else ()
+    return Section(title, intro, (_figures(run.results), _classes(run.results), *remarks))
 
 
 def _figures(results: Mapping[str, Any]) -> Table:
