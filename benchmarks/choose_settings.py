@@ -68,7 +68,10 @@ def main() -> None:
             accuracies.append(last["validation_accuracy"])
             losses.append(last["validation_loss"])
         spread = statistics.stdev(accuracies)
-        print(f"{statistics.mean(accuracies):.2%} ± {spread:.2%}  loss {statistics.mean(losses):.4f}  {fields}", flush=True)
+        print(
+            f"{statistics.mean(accuracies):.2%} ± {spread:.2%}  loss {statistics.mean(losses):.4f}  {fields}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -20,8 +20,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from convscope import download
 from convscope.config import DataConfig
-from convscope.data import cifar, download, idx, mnist5k
+from convscope.data import cifar, idx, mnist5k
 from convscope.data.digits import load_digits
 from convscope.data.packaged import find_table, read_table
 from convscope.errors import DataError

@@ -16,8 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from convscope import download
 from convscope.config import DataConfig
-from convscope.data import cifar, download, idx
+from convscope.data import cifar, idx
+from convscope.data.packaged import WITHOUT_A_DOWNLOAD
 from convscope.errors import DataError, DownloadError
 from convscope.results import Progress, ignore_progress
 
@@ -101,7 +103,14 @@ def server() -> Iterator[Server]:
 
 
 def fetch(folder: Path, *urls: str, known_hash: str = MD5) -> Path:
-    return download.fetch(urls, known_hash=known_hash, folder=folder, name="file", on_progress=ignore_progress)
+    return download.fetch(
+        urls,
+        known_hash=known_hash,
+        folder=folder,
+        name="file",
+        otherwise=WITHOUT_A_DOWNLOAD,
+        on_progress=ignore_progress,
+    )
 
 
 def assert_whole(folder: Path) -> None:
@@ -126,7 +135,9 @@ def test_a_wrong_file_under_the_final_name_is_replaced(server: Server, tmp_path:
 
 def test_progress_counts_bytes_up_to_the_size(server: Server, tmp_path: Path) -> None:
     seen: list[Progress] = []
-    download.fetch([server.url()], known_hash=MD5, folder=tmp_path, name="file", on_progress=seen.append)
+    download.fetch(
+        [server.url()], known_hash=MD5, folder=tmp_path, name="file", otherwise="wait", on_progress=seen.append
+    )
     assert {(progress.stage, progress.total, progress.unit) for progress in seen} == {
         ("downloading file", len(CONTENT), "bytes")
     }
@@ -187,6 +198,15 @@ def test_a_wrong_hash_removes_the_file_and_names_both(server: Server, tmp_path: 
     assert not (tmp_path / "file").exists()
     assert not (tmp_path / "file.part").exists()
     assert len(server.requests) == 1
+
+
+def test_the_first_digits_of_a_hash_are_enough_and_are_checked(server: Server, tmp_path: Path) -> None:
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    fetch(tmp_path, server.url(), known_hash=f"sha256:{digest[:8]}")
+    assert_whole(tmp_path)
+    wrong = f"{int(digest[:8], 16) ^ 1:08x}"
+    with pytest.raises(DownloadError, match=f"sha256:{digest}, expected sha256:{wrong}"):
+        fetch(tmp_path / "other", server.url(), known_hash=f"sha256:{wrong}")
 
 
 def test_a_cut_that_the_server_does_not_announce_is_no_file(server: Server, tmp_path: Path) -> None:
@@ -285,10 +305,10 @@ def test_a_folder_that_cannot_be_made_is_named(server: Server, tmp_path: Path) -
 EIGHTH = """
 import sys
 from pathlib import Path
-from convscope.data.download import fetch
+from convscope.download import fetch
 from convscope.results import ignore_progress
 url, known_hash, folder = sys.argv[1:]
-fetch([url], known_hash=known_hash, folder=Path(folder), name="file", on_progress=ignore_progress)
+fetch([url], known_hash=known_hash, folder=Path(folder), name="file", otherwise="wait", on_progress=ignore_progress)
 """
 
 

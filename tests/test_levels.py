@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "convscope"
 LEVELS = (
     ("errors", "results"),
     ("config", "device", "distributed", "modes", "openmp", "randomness"),
-    ("runs", "recipes"),
+    ("download", "runs", "recipes"),
     ("data", "models", "budget"),
     ("evaluation", "engine"),
     ("training", "inspection", "export"),
@@ -23,7 +23,18 @@ LEVELS = (
     ("__main__",),
 )
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
-WITHOUT_TORCH = ("errors", "results", "config", "randomness", "runs", "recipes", "report", "comparison", "cli")
+WITHOUT_TORCH = (
+    "errors",
+    "results",
+    "config",
+    "randomness",
+    "download",
+    "runs",
+    "recipes",
+    "report",
+    "comparison",
+    "cli",
+)
 
 
 def module_of(path: Path) -> str:

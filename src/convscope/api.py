@@ -8,12 +8,14 @@ print(result.accuracy.value, result.run)
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from convscope.budget.costs import count_macs
 from convscope.config import STACK, DataConfig, ModelConfig, RunConfig, TrainConfig
 from convscope.data import DATASETS, load_images
 from convscope.data.batches import Preprocessing
@@ -23,10 +25,14 @@ from convscope.device import (
     choose_device,
     configure_threads,
 )
-from convscope.errors import DataError, ResumeMismatch, unknown_name
+from convscope.errors import DataError, ResumeMismatch, UsageError, unknown_name
 from convscope.evaluation.metrics import compute_metrics
-from convscope.models import find_model
+from convscope.models import MODELS, build_model, count_parameters, find_model, published_preprocessing
+from convscope.models.pretrained import weights_status
 from convscope.models.saved import SavedModel, load_model
+from convscope.models.spec import ModelSpec
+from convscope.models.stack import parse_stack
+from convscope.models.zoo import count_zoo_parameters, zoo_names
 from convscope.recipes import RECIPES
 from convscope.report.page import build_report
 from convscope.results import OnProgress, RunResult, ignore_progress
@@ -38,6 +44,9 @@ from convscope.runs import (
     read_json,
 )
 from convscope.workflow import check_same, finish, predict, prepare, write_evaluation, write_start
+
+MODELS_LISTED = 40
+"""So many networks of torchvision and timm are listed at a time."""
 
 
 def make_config(source: str, model: str | None = None, **options: Any) -> RunConfig:  # noqa: ANN401
@@ -60,12 +69,18 @@ def make_config(source: str, model: str | None = None, **options: Any) -> RunCon
         if name not in known:
             raise unknown_name("option", name, known)
     data, network, training = ({k: v for k, v in given.items() if k in names[kind]} for kind in names)
+    if "weights" in network:
+        network["weights"] = str(Path(network["weights"]).resolve())
     model_config = ModelConfig(name=model or (STACK if "stack" in given else "auto"), **network)
+    if model_config.stack is not None:
+        parse_stack(model_config.stack)  # a typo is told before any data are read
     spec = None if model_config.name == STACK else find_model(model_config.name)
-    if spec is not None and spec.sized_input:
+    published = published_preprocessing(model_config)
+    if spec is not None and (spec.sized_input or published is not None):
         data = {"image_size": spec.native_shape[1], "gray": spec.native_shape[0] == 1} | data
-    if source not in DATASETS:
-        source = str(Path(source).resolve()) if Path(source).exists() else source  # a run is resumed from anywhere
+    if published is not None:
+        data = {name: getattr(published, name) for name in ("resize", "crop_fraction", "interpolation")} | data
+    source = _source(source)
     if spec is not None:
         training = dict(spec.train) | training
     return RunConfig(
@@ -73,6 +88,11 @@ def make_config(source: str, model: str | None = None, **options: Any) -> RunCon
         model=model_config,
         train=TrainConfig(**training),
     )
+
+
+def _source(data: str) -> str:
+    """Return a data set's name as it is and a path in full, so that a run can be resumed from anywhere."""
+    return data if data in DATASETS or not Path(data).exists() else str(Path(data).resolve())
 
 
 def train(
@@ -95,17 +115,32 @@ def train(
 def recipe(
     name: str,
     *,
+    data: str | None = None,
     data_dir: str | None = None,
     seed: int = 0,
     out: str | Path | None = None,
     report: bool = True,
     on_progress: OnProgress = ignore_progress,
 ) -> RunResult:
-    """Run a named recipe."""
+    """Run a named recipe.
+
+    Args:
+        data: other pictures than the recipe's own; needed where it has none.
+
+    Raises:
+        UsageError: the name is unknown, or the recipe needs data that are not named.
+    """
     if name not in RECIPES:
         raise unknown_name("recipe", name, RECIPES)
     config = RECIPES[name].config()
-    config = replace(config, data=replace(config.data, data_dir=data_dir), train=replace(config.train, seed=seed))
+    if not (data or config.data.source):
+        raise UsageError(f"recipe {name} needs {RECIPES[name].needs}; name it with --data PATH")
+    source = config.data.source if data is None else _source(data)
+    config = replace(
+        config,
+        data=replace(config.data, source=source, data_dir=data_dir),
+        train=replace(config.train, seed=seed),
+    )
     return run_config(config, out=out, report=report, on_progress=on_progress)
 
 
@@ -188,6 +223,34 @@ def evaluate(
     return result
 
 
+def list_models(pattern: str | None = None, *, limit: int = MODELS_LISTED) -> tuple[list[dict[str, Any]], int]:
+    """Return the networks whose names match a shell pattern, one dict each, and how many more there are.
+
+    Without a pattern they are our own; with one, those of torchvision and timm as well, which takes seconds to import.
+    Operations are counted for our own only.
+
+    Args:
+        limit: at most so many of torchvision and timm.
+    """
+    rows = []
+    for name, spec in MODELS.items():
+        if fnmatchcase(name, pattern or "*"):
+            network = build_model(ModelConfig(name=name), spec.native_shape, spec.native_classes)
+            rows.append(_model_row(name, spec, count_parameters(network), count_macs(network, spec.native_shape), None))
+    names = [] if pattern is None else zoo_names(pattern)
+    for name in names[:limit]:
+        rows.append(_model_row(name, find_model(name), count_zoo_parameters(name), None, weights_status(name)))
+    return rows, max(0, len(names) - limit)
+
+
+def _model_row(
+    name: str, spec: ModelSpec, num_params: int | None, macs: int | None, weights: str | None
+) -> dict[str, Any]:
+    shape = "x".join(map(str, spec.native_shape))
+    values = (name, shape, num_params, macs, weights, spec.description)
+    return dict(zip(("model", "input", "num_params", "macs", "weights", "description"), values, strict=True))
+
+
 def write_report(run: str | Path) -> Path:
     """Write RUN/report.html anew from what the run recorded; return its path."""
     run = Path(run)
@@ -223,7 +286,16 @@ def _evaluation_data(
         return images, getattr(splits, part), part, run
     channels, height, _ = saved.input_shape
     images = load_images(
-        make_config(data, image_size=height, gray=channels == 1, data_dir=config.data.data_dir).data, on_progress
+        make_config(
+            data,
+            image_size=height,
+            gray=channels == 1,
+            data_dir=config.data.data_dir,
+            resize=config.data.resize,
+            crop_fraction=config.data.crop_fraction,
+            interpolation=config.data.interpolation,
+        ).data,
+        on_progress,
     )
     if images.shape != saved.input_shape:
         raise DataError(f"{images.name} has pictures of {images.shape}, the network takes {saved.input_shape}")

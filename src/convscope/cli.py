@@ -9,23 +9,21 @@ from __future__ import annotations
 import gc
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-from rich.progress import Progress as Bar
-from rich.table import Table as TextTable
 
 from convscope.errors import ConvscopeError, UsageError
 from convscope.openmp import let_idle_threads_sleep
 from convscope.results import OnProgress, Progress
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from convscope.results import Accuracy, RunResult
 
 app = typer.Typer(
@@ -36,8 +34,6 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
-out_console = Console(soft_wrap=True)
-error_console = Console(stderr=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Run folder to create; default: a new one in runs/.")]
@@ -51,10 +47,10 @@ def main() -> None:
     try:
         app()
     except ConvscopeError as error:
-        error_console.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+        error_console().print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        error_console.print("interrupted before training began; nothing was written")
+        error_console().print("interrupted before training began; nothing was written")
         sys.exit(130)
     finally:
         gc.freeze()  # at exit Python would walk every object of torch once more, for half a second
@@ -64,6 +60,9 @@ def main() -> None:
 def train(
     data: Annotated[str | None, typer.Argument(help="Data set name, folder or archive.")] = None,
     model: Annotated[str | None, typer.Option(help="Network; see `convscope models`. [default: auto]")] = None,
+    stack: Annotated[str | None, typer.Option(help='Network in one line: "conv 8 5x5; relu; linear 10".')] = None,
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="Start from published weights.")] = False,
+    weights: Annotated[Path | None, typer.Option(help="Start from this .safetensors (or .pth) file.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training part.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Pictures per step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate (peak of a one-cycle schedule).")] = None,
@@ -76,6 +75,16 @@ def train(
     label_smoothing: Annotated[float | None, typer.Option(help="Share of the target spread over all classes.")] = None,
     augment: Annotated[str | None, typer.Option(help="Comma list of flip, crop, rotate, zoom, color.")] = None,
     normalize: Annotated[bool, typer.Option(help="Normalize by the training part's mean and deviation.")] = True,
+    class_weights: Annotated[
+        str | None, typer.Option(help="balanced: classes count the same, however many pictures each has.")
+    ] = None,
+    freeze: Annotated[
+        bool | None, typer.Option("--freeze/--no-freeze", help="Fit the head alone. [default: if pretrained]")
+    ] = None,
+    unfreeze_at: Annotated[int | None, typer.Option(help="Epoch from which frozen stages learn too.")] = None,
+    unfreeze: Annotated[str | None, typer.Option(help="Stages that learn then; default: all.")] = None,
+    unfreeze_lr: Annotated[float | None, typer.Option(help="Learning rate from then on.")] = None,
+    views: Annotated[int | None, typer.Option(help="Augmented versions of a picture a frozen network sees.")] = None,
     patience: Annotated[int | None, typer.Option(help="Stop after so many epochs without improvement.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, order, augmentation, dropout. [default: 0]")] = None,
     split: Annotated[str | None, typer.Option(help="Percentages train/validation/test, for example 70/15/15.")] = None,
@@ -99,6 +108,9 @@ def train(
 ) -> None:
     """Train a network, measure it on test pictures and write a report."""
     options = {
+        "stack": stack,
+        "pretrained": pretrained or None,
+        "weights": None if weights is None else str(weights),
         "epochs": epochs,
         "batch_size": batch_size,
         "lr": lr,
@@ -109,7 +121,13 @@ def train(
         "schedule": schedule,
         "accumulate": accumulate,
         "label_smoothing": label_smoothing,
-        "augment": None if augment is None else tuple(name.strip() for name in augment.split(",") if name.strip()),
+        "augment": _parse_names(augment),
+        "class_weights": class_weights,
+        "freeze": freeze,
+        "unfreeze_at": unfreeze_at,
+        "unfreeze": _parse_names(unfreeze),
+        "unfreeze_lr": unfreeze_lr,
+        "views": views,
         "normalize": None if normalize else False,
         "patience": patience,
         "seed": seed,
@@ -149,6 +167,7 @@ def train(
 def recipe(
     name: Annotated[str | None, typer.Argument(help="Name of the recipe.")] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the recipes.")] = False,
+    data: Annotated[str | None, typer.Option(help="Other pictures than the recipe's own.")] = None,
     data_dir: DataDir = None,
     seed: Annotated[int, typer.Option(help="Of weights, order, augmentation, dropout.")] = 0,
     out: Out = None,
@@ -159,13 +178,16 @@ def recipe(
     if list_ or name is None:
         from convscope.recipes import RECIPES
 
-        _print_table(("recipe", "what it is"), [(key, entry.description) for key, entry in RECIPES.items()])
+        rows = [(key, entry.description, entry.needs or entry.config().data.source) for key, entry in RECIPES.items()]
+        _print_table(("recipe", "what it is", "data"), rows)
         return
     with _start(as_json) as on_progress:
         from convscope import api
 
         folder = None if data_dir is None else str(data_dir.resolve())
-        result = api.recipe(name, data_dir=folder, seed=seed, out=out, report=report, on_progress=on_progress)
+        result = api.recipe(
+            name, data=data, data_dir=folder, seed=seed, out=out, report=report, on_progress=on_progress
+        )
     _print_result(result, as_json=as_json, report=report)
 
 
@@ -192,7 +214,7 @@ def report(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
 
     with locked(run):
         path = build_report(run)
-    out_console.print(escape(str(path)), highlight=False)
+    out_console().print(escape(str(path)), highlight=False)
 
 
 @app.command()
@@ -226,31 +248,34 @@ def runs(
 
 @app.command()
 def models(
-    pattern: Annotated[str, typer.Argument(help="Shell pattern of names.")] = "*",
+    pattern: Annotated[str | None, typer.Argument(help="Shell pattern; looks in torchvision and timm too.")] = None,
+    limit: Annotated[int, typer.Option(help="At most so many of torchvision and timm.")] = 40,
     as_json: Json = False,
 ) -> None:
-    """List the networks by name, with parameters and operations at their native input."""
-    from fnmatch import fnmatch
+    """List our networks by name, or all that match a pattern, those of torchvision and timm included."""
+    with _start(as_json):
+        from convscope import api
 
-    from convscope.budget.costs import count_macs
-    from convscope.config import ModelConfig
-    from convscope.models import MODELS, build_model, count_parameters
-
-    rows = []
-    for name, spec in MODELS.items():
-        if fnmatch(name, pattern):
-            network = build_model(ModelConfig(name=name), spec.native_shape, spec.native_classes)
-            macs = count_macs(network, spec.native_shape)
-            shape = "x".join(map(str, spec.native_shape))
-            rows.append((name, shape, count_parameters(network), macs, spec.description))
+        rows, further = api.list_models(pattern, limit=limit)
     if as_json:
-        keys = ("model", "input", "num_params", "macs", "description")
-        _print_json({"models": [dict(zip(keys, row, strict=True)) for row in rows]})
+        _print_json({"models": rows, "further": further})
         return
-    _print_table(
-        ("model", "input", "parameters", "MACs", "what it is"),
-        [(name, shape, f"{params:,}", f"{macs:,}", text) for name, shape, params, macs, text in rows],
-    )
+    titles = {"model": "model", "input": "input", "num_params": "parameters", "macs": "MACs", "weights": "weights"}
+    titles = {key: title for key, title in titles.items() if any(row[key] is not None for row in rows)}
+    titles["description"] = "what it is"
+    _print_table(tuple(titles.values()), [tuple(_cell(row[key]) for key in titles) for row in rows])
+    if pattern is None:
+        error_console().print(
+            "Beside these: every classifier of torchvision and timm, for example `convscope models 'mobilenet*'`. "
+            "With trained weights that need no network: efficientnet_lite0.",
+            highlight=False,
+        )
+    elif not rows:
+        error_console().print(
+            f"no network is called {escape(pattern)}; quote patterns, as in 'resnet*'", highlight=False
+        )
+    elif further:
+        error_console().print(f"and {further} more; narrow the pattern or raise --limit {limit}", highlight=False)
 
 
 @data_app.command("list")
@@ -263,27 +288,56 @@ def data_list(as_json: Json = False) -> None:
         _print_json({"data": entries})
         return
     _print_table(("name", "what it is", "needs"), [(n, s.description, s.needs) for n, s in DATASETS.items()])
-    error_console.print("Beside these: any folder, zip or tar of class folders, with or without train/val/test parts.")
+    error_console().print(
+        "Beside these: any folder, zip or tar of class folders, with or without train/val/test parts."
+    )
 
 
 # ---------------------------------------------------------------- printing
+# rich is imported where something is drawn: that takes longer than the whole of a prediction.
+
+
+@cache
+def out_console() -> Console:
+    """Return the console of results."""
+    from rich.console import Console
+
+    return Console(soft_wrap=True)
+
+
+@cache
+def error_console() -> Console:
+    """Return the console of everything else."""
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def escape(text: str) -> str:
+    """Return text in which no square bracket is markup."""
+    from rich.markup import escape
+
+    return escape(text)
 
 
 @contextmanager
 def _start(as_json: bool) -> Iterator[OnProgress]:
     """Yield a progress callback that draws on stderr: a live bar on a terminal, one line an epoch elsewhere."""
-    with error_console.status("starting"):
+    with error_console().status("starting"):
         import convscope.api  # noqa: F401  importing torch takes seconds
-    if not error_console.is_terminal:
+    if not error_console().is_terminal:
         announced: set[str] = set()
         yield lambda progress: _print_finished_stages(progress, announced)
         return
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as Bar
+
     bar = Bar(
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TextColumn("{task.fields[values]}"),
-        console=error_console,
+        console=error_console(),
     )
     tasks: dict[str, Any] = {}
 
@@ -303,7 +357,7 @@ def _print_finished_stages(progress: Progress, announced: set[str]) -> None:
     if progress.total is None or progress.done >= progress.total:
         announced.add(progress.stage)
         values = "  ".join(f"{name} {value}" for name, value in progress.values.items())
-        error_console.print(f"{progress.stage}  {values}".rstrip(), soft_wrap=True, highlight=False, markup=False)
+        error_console().print(f"{progress.stage}  {values}".rstrip(), soft_wrap=True, highlight=False, markup=False)
 
 
 def _print_result(result: RunResult, *, as_json: bool, report: bool) -> None:
@@ -326,7 +380,7 @@ def _print_result(result: RunResult, *, as_json: bool, report: bool) -> None:
     if report:
         lines.append(("report", str(Path(result.run) / "report.html")))
     for name, value in lines:
-        out_console.print(f"{name:10}{value}", highlight=False, markup=False)
+        out_console().print(f"{name:10}{value}", highlight=False, markup=False)
 
 
 def _accuracy_text(accuracy: Accuracy) -> str:
@@ -334,17 +388,28 @@ def _accuracy_text(accuracy: Accuracy) -> str:
     return f"{accuracy.value:.2%} ({accuracy.correct:,} of {accuracy.n:,}; {interval})"
 
 
-def _print_table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def _print_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    from rich.table import Table as TextTable
+
     table = TextTable(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    longest_name = max((len(row[0]) for row in rows), default=0)
+    for number, column in enumerate(columns):
+        table.add_column(column, overflow="fold", min_width=min(longest_name, 40) if number == 0 else None)
     for row in rows:
         table.add_row(*map(escape, row))
-    out_console.print(table, highlight=False)
+    out_console().print(table, highlight=False)
+
+
+def _cell(value: str | int | None) -> str:
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else value
 
 
 def _print_json(tree: Any) -> None:  # noqa: ANN401
     sys.stdout.write(json.dumps(tree, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _parse_names(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _parse_split(text: str) -> tuple[float, ...]:

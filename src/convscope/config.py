@@ -14,6 +14,7 @@ from convscope.errors import UsageError, unknown_name
 
 Optimizer = Literal["sgd", "adam", "adamw"]
 Schedule = Literal["constant", "one-cycle"]
+ClassWeights = Literal["none", "balanced"]
 Augmentation = Literal["flip", "crop", "rotate", "zoom", "color", "erase", "mixup"]
 Resize = Literal["crop", "squash"]
 Interpolation = Literal["bilinear", "bicubic", "lanczos"]
@@ -33,7 +34,7 @@ class DataConfig:
     """Where the pictures come from and how they are cut to size and split.
 
     Args:
-        source: a name (`mnist5k`, `cifar10`, ...) or the path of a folder or archive of class folders, or of a CSV file.
+        source: a name (`mnist5k`, `cifar10`, ...) or the path of a folder or archive of class folders.
         data_dir: folder that holds the files of a named source; None looks in the cache, then downloads.
         image_size: side in pixels; None keeps the source's own size.
         resize: how a picture that is not square becomes so: crop cuts out the centre, squash changes its proportions.
@@ -46,7 +47,6 @@ class DataConfig:
         drop_empty: leave out class folders without a usable picture instead of stopping.
         allow_truncated: accept pictures whose file is cut short (missing pixels are gray in JPEGs, black in others).
         max_pixels: refuse to decode pictures with more pixels than this.
-        store: keep the decoded pictures in the cache folder, so that the next run need not decode them.
     """
 
     source: str
@@ -62,14 +62,15 @@ class DataConfig:
     drop_empty: bool = False
     allow_truncated: bool = False
     max_pixels: int = MAX_PIXELS
-    store: bool = True
 
     def __post_init__(self) -> None:
         _at_least("image_size", self.image_size, 1)
         _at_least("per_class", self.per_class, 1)
         _at_least("max_pixels", self.max_pixels, 1)
         if not 0 < self.crop_fraction <= 1:
-            raise UsageError(f"crop_fraction {self.crop_fraction} is not in 0..1 (0 excluded); 1 keeps the whole picture")
+            raise UsageError(
+                f"crop_fraction {self.crop_fraction} is not in 0..1 (0 excluded); 1 keeps the whole picture"
+            )
         for name, value, known in (
             ("resize rule", self.resize, get_args(Resize)),
             ("interpolation", self.interpolation, get_args(Interpolation)),
@@ -123,6 +124,14 @@ class TrainConfig:
         accumulate: gradient steps that are added up before the weights change.
         label_smoothing: share of the target spread evenly over all classes, 0..1.
         augment: names from AUGMENTATIONS, applied in this order to training batches.
+        class_weights: `balanced` lets all classes count the same in the loss, however many pictures each has.
+        freeze: keep the network but for its head as it is, with what it makes of the pictures computed once; None does
+            so for pretrained networks.
+        unfreeze_at: epoch from which frozen stages learn as well; None never. A head fitted to its optimum stands for
+            the epochs before.
+        unfreeze: the stages that learn from then on, by name or beginning of a name; () is all of them.
+        unfreeze_lr: learning rate from then on.
+        views: random versions of each picture that a frozen network is shown, where augmentation is asked for.
         normalize: subtract the mean and divide by the deviation of the training part, per channel.
         patience: stop after this many epochs without a better validation loss; None never stops early.
         seed: of weights, order, augmentation and dropout.
@@ -144,6 +153,12 @@ class TrainConfig:
     accumulate: int = 1
     label_smoothing: float = 0.0
     augment: tuple[str, ...] = ()
+    class_weights: ClassWeights = "none"
+    freeze: bool | None = None
+    unfreeze_at: int | None = None
+    unfreeze: tuple[str, ...] = ()
+    unfreeze_lr: float = 3e-4
+    views: int = 4
     normalize: bool = True
     patience: int | None = None
     seed: int = 0
@@ -154,13 +169,33 @@ class TrainConfig:
     checkpoint_steps: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "patience", "threads", "checkpoint_steps"):
+        for name in (
+            "epochs",
+            "batch_size",
+            "accumulate",
+            "patience",
+            "threads",
+            "checkpoint_steps",
+            "unfreeze_at",
+            "views",
+        ):
             _at_least(name, getattr(self, name), 1)
         _at_least("seed", self.seed, 0)
         _at_least("weight_decay", self.weight_decay, 0)
         _at_least("checkpoint_seconds", self.checkpoint_seconds, 0)
-        if not 0 < self.lr < float("inf"):
-            raise UsageError(f"lr {self.lr} is not a positive number; for example --lr 0.001")
+        for name, rate in (("lr", self.lr), ("unfreeze_lr", self.unfreeze_lr)):
+            if not 0 < rate < float("inf"):
+                option = name.replace("_", "-")
+                raise UsageError(f"{name} {rate} is not a positive number; for example --{option} 0.001")
+        if self.unfreeze_at is not None and not self.unfreeze_at <= self.epochs:
+            raise UsageError(
+                f"unfreeze_at {self.unfreeze_at} comes after the last of {self.epochs} epochs; "
+                "give more --epochs, or leave out --unfreeze-at to train the head alone"
+            )
+        if self.unfreeze and self.unfreeze_at is None:
+            raise UsageError("unfreeze names stages and no epoch; for example --unfreeze-at 2")
+        if self.class_weights not in get_args(ClassWeights):
+            raise unknown_name("class weights", self.class_weights, get_args(ClassWeights))
         if not 0 <= self.label_smoothing < 1:
             raise UsageError(f"label_smoothing {self.label_smoothing} is not in 0..1; 0 turns it off")
         for name, value in (("momentum", self.momentum), ("beta2", self.beta2)):
@@ -182,6 +217,11 @@ class RunConfig:
     data: DataConfig
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the network is frozen at first, so that only its head is fitted."""
+        return self.model.pretrained if self.train.freeze is None else self.train.freeze
 
 
 def config_to_json(config: RunConfig) -> dict[str, Any]:

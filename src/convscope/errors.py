@@ -8,6 +8,7 @@ ConvscopeError
 │   ├── RunLocked           another process is writing this run folder
 │   ├── CheckpointError     no checkpoint of the run is whole
 │   └── ResumeMismatch      the run was started with other data or another model
+├── WeightsError            trained weights that are missing or cannot be used    exit 1
 ├── TrainingError           the run itself failed, for example a loss of NaN      exit 1
 └── Interrupted             Ctrl-C or SIGTERM; the state has been saved           exit 130
 """
@@ -54,6 +55,10 @@ class ResumeMismatch(RunError):
     """The run was started with other data, other classes or another model."""
 
 
+class WeightsError(ConvscopeError):
+    """Trained weights that are missing, or that do not fit the network."""
+
+
 class TrainingError(ConvscopeError):
     """Training cannot go on, for example because the loss is not a number."""
 
@@ -64,13 +69,18 @@ class Interrupted(ConvscopeError):
     exit_code = 130
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
+def unknown_name(
+    kind: str, name: str, known: Iterable[str], *, others: Iterable[str] = (), where: str = ""
+) -> UsageError:
     """Return the error for a name that is in no table: it lists the known names and the nearest one.
 
     Args:
         kind: what the name should have been, for example "model".
+        others: further names, too many to list; up to three near ones are told.
+        where: what the others are and how to see them.
     """
-    names = sorted(known)
-    near = get_close_matches(name, names, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return UsageError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names)}")
+    names, others = sorted(known), tuple(others)
+    near = get_close_matches(name, dict.fromkeys([*names, *others]), n=3 if others else 1)
+    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    more = f"; {where}" if where else ""
+    return UsageError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names)}{more}")

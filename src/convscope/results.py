@@ -159,7 +159,7 @@ class RunResult:
         part: the part of the data that `metrics` were measured on; "test" unless the data have none.
         macs: multiply-accumulate operations for one prediction.
         train_seconds: time in training and validation, over all sittings.
-        peak_memory_bytes: most memory held by the process (on CUDA: by the device) during training.
+        peak_memory_bytes: most memory held by the process (on CUDA: by the device) up to the end of evaluation.
         fraction_of_peak_flops: operations of training and validation per second, as a fraction of the rate of a
             large float32 matrix product measured in the same process.
         notes: what a reader should know of how the run went, a sentence each.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -26,11 +27,13 @@ from convscope.device import (
     measure_peak_flops,
     peak_memory_bytes,
 )
+from convscope.download import cache_folder
 from convscope.errors import ResumeMismatch, UsageError
 from convscope.evaluation.metrics import compute_metrics, make_predictions
 from convscope.evaluation.predict import predict_logits
 from convscope.evaluation.records import PREDICTION_COLUMNS, mistake_rows, prediction_rows, result_to_json
-from convscope.models import build_model, count_parameters
+from convscope.models import build_model, count_parameters, published_preprocessing
+from convscope.models.pretrained import describe_weights, fetch_weights
 from convscope.models.saved import SavedModel, channels_last, preprocessing_to_json, save_model
 from convscope.randomness import derive_seed, permutation
 from convscope.report.page import build_report
@@ -45,9 +48,12 @@ from convscope.runs import (
     write_json,
     write_thumbnails,
 )
+from convscope.training.features import torch_forward
+from convscope.training.head import class_weights
 from convscope.training.interrupts import stop_on_signals
-from convscope.training.loop import TrainingData
+from convscope.training.loop import TrainingData, TrainResult
 from convscope.training.loop import train as train_loop
+from convscope.training.transfer import Sources, train_transfer
 
 SHOWN_PICTURES = 20
 """Samples, first predictions and worst mistakes that a report shows."""
@@ -67,8 +73,10 @@ class Prepared:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """What is done to a picture before the network sees it."""
-        return make_preprocessing(*self.statistics, normalize=self.config.train.normalize)
+        """What is done to a picture before the network sees it: as its trained weights expect it, if it has any."""
+        published = published_preprocessing(self.config.model)
+        statistics = self.statistics if published is None else published.statistics(self.images.shape[0])
+        return make_preprocessing(*statistics, normalize=self.config.train.normalize)
 
     @property
     def evaluation_part(self) -> str:
@@ -77,13 +85,14 @@ class Prepared:
 
 
 def prepare(config: RunConfig, on_progress: OnProgress) -> Prepared:
-    """Read and split the data and build the network, with the random weights of the seed, on the device.
+    """Read and split the data and build the network, with trained weights or the seed's random ones, on the device.
 
     Raises:
-        UsageError, DataError: the options or the data cannot be used; nothing was written.
+        UsageError, DataError, WeightsError: the options, data or weights cannot be used; nothing was written.
     """
     device = choose_device(config.train.device)
     configure_threads(config.train.threads)
+    fetch_weights(config.model, on_progress)  # before the pictures, which may take long
     images = load_images(config.data, on_progress)
     splits = make_splits(images, config.data)
     if len(splits.test) == len(splits.validation) == 0:
@@ -112,6 +121,7 @@ def write_start(run: Path, prepared: Prepared) -> None:
             "class_names": images.class_names,
             "model": {
                 "name": prepared.config.model.name,
+                "weights": describe_weights(prepared.config.model),
                 "num_params": count_parameters(prepared.network),
                 "macs": count_macs(prepared.network, images.shape),
                 "input_shape": images.shape,
@@ -157,6 +167,12 @@ def check_same(run: Path, prepared: Prepared) -> None:
             f"{run} was started with other pictures or labels ({recorded['data']['num_images']} pictures then, "
             f"{len(images)} now{_missing_pictures(run, images)}). Bring the data back as they were, or start a new run"
         )
+    weights = describe_weights(prepared.config.model)
+    if recorded["model"].get("weights") != weights:
+        raise ResumeMismatch(
+            f"{run} was started from other trained weights ({recorded['model'].get('weights')} then, {weights} now). "
+            "Bring them back as they were, or start a new run"
+        )
 
 
 def _missing_pictures(run: Path, images: ImageSet) -> str:
@@ -166,27 +182,13 @@ def _missing_pictures(run: Path, images: ImageSet) -> str:
 
 def finish(run: Path, prepared: Prepared, *, report: bool, resume: bool, on_progress: OnProgress) -> RunResult:
     """Train to the end, measure on the evaluation part and write all results, in a run folder the caller locked."""
-    config, images, splits, network = prepared.config, prepared.images, prepared.splits, prepared.network
-    data = TrainingData(
-        train=make_resident(images, splits.train, prepared.device),
-        validation=make_resident(images, splits.validation, prepared.device) if len(splits.validation) else None,
-        preprocessing=prepared.preprocessing,
-        ids=tuple(images.ids[i] for i in splits.train),
-    )
+    config, images, network, part = prepared.config, prepared.images, prepared.network, prepared.evaluation_part
+    indices = getattr(prepared.splits, part)
     with stop_on_signals() as stop_requested:
-        trained = train_loop(
-            network, data, config.train, run, on_progress=on_progress, stop_requested=stop_requested, resume=resume
-        )
-    peak_memory = peak_memory_bytes(prepared.device)
-    part = prepared.evaluation_part
-    on_progress(Progress(f"evaluating on the {part} part", 0, None))
-    indices = getattr(splits, part)
-    predictions = predict(network, images, indices, prepared.preprocessing, prepared.device)
+        train_and_predict = _transfer if config.frozen else _train_whole
+        trained, logits = train_and_predict(run, prepared, indices, on_progress, stop_requested, resume)
+    predictions = _predictions(images, indices, logits)
     recorded = read_json(run / "run.json")
-    macs = recorded["model"]["macs"]
-    examples = len(trained.history) * len(splits.train)
-    flops = examples * count_training_flops(network, images.shape)
-    flops += len(trained.history) * len(splits.validation) * 2 * macs
     result = RunResult(
         run=str(run),
         model=config.model.name,
@@ -195,12 +197,12 @@ def finish(run: Path, prepared: Prepared, *, report: bool, resume: bool, on_prog
         part=part,
         metrics=compute_metrics(predictions),
         num_params=recorded["model"]["num_params"],
-        macs=macs,
-        epochs=len(trained.history),
+        macs=recorded["model"]["macs"],
+        epochs=trained.history[-1].epoch,
         best_epoch=trained.best_epoch,
         train_seconds=trained.train_seconds,
-        peak_memory_bytes=peak_memory,
-        fraction_of_peak_flops=flops / trained.train_seconds / measure_peak_flops(prepared.device),
+        peak_memory_bytes=peak_memory_bytes(prepared.device),
+        fraction_of_peak_flops=None if config.frozen else _fraction_of_peak(prepared, trained),
         split_sha256=recorded["split_sha256"],
         notes=trained.notes,
     )
@@ -224,6 +226,69 @@ def finish(run: Path, prepared: Prepared, *, report: bool, resume: bool, on_prog
     return result
 
 
+def _train_whole(
+    run: Path,
+    prepared: Prepared,
+    evaluated: NDArray[np.int64],
+    on_progress: OnProgress,
+    stop_requested: Callable[[], bool],
+    resume: bool,
+) -> tuple[TrainResult, NDArray[np.float32]]:
+    """Train all layers; return how it went and the logits of the `evaluated` pictures."""
+    config, images, splits = prepared.config.train, prepared.images, prepared.splits
+    weights = class_weights(config, images.labels[splits.train], images.num_classes)
+    data = TrainingData(
+        train=make_resident(images, splits.train, prepared.device),
+        validation=make_resident(images, splits.validation, prepared.device) if len(splits.validation) else None,
+        preprocessing=prepared.preprocessing,
+        ids=tuple(images.ids[i] for i in splits.train),
+        class_weights=None if weights is None else torch.tensor(weights, device=prepared.device),
+    )
+    trained = train_loop(
+        prepared.network, data, config, run, on_progress=on_progress, stop_requested=stop_requested, resume=resume
+    )
+    on_progress(Progress(f"evaluating on the {prepared.evaluation_part} part", 0, None))
+    resident = make_resident(images, evaluated, prepared.device)
+    return trained, predict_logits(prepared.network, resident, prepared.preprocessing).cpu().numpy()
+
+
+def _transfer(
+    run: Path,
+    prepared: Prepared,
+    evaluated: NDArray[np.int64],
+    on_progress: OnProgress,
+    stop_requested: Callable[[], bool],
+    resume: bool,
+) -> tuple[TrainResult, NDArray[np.float32]]:
+    """Train a head on the frozen network, and more of it where that is asked for; returns as `_train_whole`."""
+    device = prepared.device
+    sources = Sources(
+        images=prepared.images,
+        splits=prepared.splits,
+        preprocessing=prepared.preprocessing,
+        device=device,
+        forward_of=lambda module: torch_forward(module, device),
+        cache=cache_folder("features", otherwise="train with --no-freeze"),
+    )
+    return train_transfer(
+        prepared.network,
+        sources,
+        prepared.config.train,
+        run,
+        evaluated=evaluated,
+        on_progress=on_progress,
+        stop_requested=stop_requested,
+        resume=resume,
+    )
+
+
+def _fraction_of_peak(prepared: Prepared, trained: TrainResult) -> float:
+    images, splits, network, epochs = prepared.images, prepared.splits, prepared.network, len(trained.history)
+    flops = epochs * len(splits.train) * count_training_flops(network, images.shape)
+    flops += epochs * len(splits.validation) * 2 * count_macs(network, images.shape)
+    return flops / trained.train_seconds / measure_peak_flops(prepared.device)
+
+
 def predict(
     network: torch.nn.Module,
     images: ImageSet,
@@ -233,8 +298,12 @@ def predict(
 ) -> Predictions:
     """Return what the network says of these pictures."""
     logits = predict_logits(network, make_resident(images, indices, device), preprocessing)
+    return _predictions(images, indices, logits.cpu().numpy())
+
+
+def _predictions(images: ImageSet, indices: NDArray[np.int64], logits: NDArray[np.float32]) -> Predictions:
     return make_predictions(
-        logits=logits.cpu().numpy(),
+        logits=logits,
         labels=images.labels[indices],
         ids=tuple(images.ids[i] for i in indices),
         class_names=images.class_names,

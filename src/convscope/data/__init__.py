@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 
 from convscope.config import DataConfig
-from convscope.data import archive, cifar, digits, folder, idx, mnist5k
+from convscope.data import archive, folder
 from convscope.data.image_set import ImageSet
 from convscope.data.intake import fit_picture
 from convscope.errors import UsageError, unknown_name
@@ -32,23 +33,35 @@ class Source:
     load: Load
 
 
+def _in(module: str, function: str) -> Load:
+    """Return a loader whose module is imported when it is called: who only decodes pictures needs none of them."""
+
+    def load(config: DataConfig, on_progress: OnProgress) -> ImageSet:
+        images: ImageSet = getattr(import_module(f"convscope.data.{module}"), function)(config, on_progress)
+        return images
+
+    return load
+
+
 DATASETS: dict[str, Source] = {
-    "digits": Source("1,797 handwritten digits, 8x8 gray", "nothing: embedded", digits.load_digits),
+    "digits": Source("1,797 handwritten digits, 8x8 gray", "nothing: embedded", _in("digits", "load_digits")),
     "mnist5k": Source(
-        "5,000 MNIST digits, 28x28 gray; 1,000 are its test part", "nothing: embedded", mnist5k.load_mnist5k
+        "5,000 MNIST digits, 28x28 gray; 1,000 are its test part", "nothing: embedded", _in("mnist5k", "load_mnist5k")
     ),
     "mnist": Source(
-        "70,000 handwritten digits, 28x28 gray", "IDX files in --data-dir, or a download of 12 MB", idx.load_mnist
+        "70,000 handwritten digits, 28x28 gray",
+        "IDX files in --data-dir, or a download of 12 MB",
+        _in("idx", "load_mnist"),
     ),
     "fashion-mnist": Source(
         "70,000 pieces of clothing, 28x28 gray",
         "IDX files in --data-dir, Debian's package dataset-fashion-mnist, or a download of 30 MB",
-        idx.load_fashion_mnist,
+        _in("idx", "load_fashion_mnist"),
     ),
     "cifar10": Source(
         "60,000 photos of ten classes, 32x32 RGB",
         "the python or binary batches in --data-dir, or a download of 163 MB",
-        cifar.load_cifar10,
+        _in("cifar", "load_cifar10"),
     ),
 }
 

@@ -96,14 +96,33 @@ class ResidentPictures:
         return len(self.labels)
 
 
+@dataclass(frozen=True)
+class ResidentFeatures:
+    """What the frozen part of a network made of N pictures, in V random views: float32 [V, N, ...], and int64 [N]."""
+
+    values: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+Resident = ResidentPictures | ResidentFeatures
+
+
 def make_resident(images: ImageSet, indices: NDArray[np.int64], device: torch.device) -> ResidentPictures:
     """Copy these pictures of a data set to the device, in this order."""
     pictures = torch.from_numpy(np.ascontiguousarray(images.images[indices]))
     return ResidentPictures(pictures.to(device), torch.from_numpy(images.labels[indices]).to(device))
 
 
+def input_bytes(data: Resident) -> int:
+    """Return the size of one picture as the network takes it, float32."""
+    return 4 * (data.values[0, 0] if isinstance(data, ResidentFeatures) else data.pictures[0]).numel()
+
+
 def training_batches(
-    data: ResidentPictures,
+    data: Resident,
     preprocessing: Preprocessing,
     *,
     batch_size: int,
@@ -114,20 +133,24 @@ def training_batches(
 ) -> Iterator[tuple[Tensor, Tensor, NDArray[np.int64]]]:
     """Yield (input [B, C, H, W], labels [B], picture numbers [B]) in the random order of this epoch.
 
+    Features are given as they are, those of another view in each epoch; what was done to the pictures is in them.
+
     Args:
         first_step: batches to leave out at the beginning; the rest is the same as without.
     """
     order = permutation(len(data), seed, "order", epoch)
-    picture_bytes = data.pictures[0].numel() * 4
+    picture_bytes = input_bytes(data)
     chunk = max(1, CHUNK_BYTES // (picture_bytes * batch_size)) * batch_size
     for start in range(first_step * batch_size // chunk * chunk, len(order), chunk):
         numbers = order[start : start + chunk]
-        indices = torch.from_numpy(numbers).to(data.pictures.device)
-        pictures, labels = data.pictures[indices], data.labels[indices]
-        if augment:
-            x = preprocessing.apply_augmented(pictures, augment, indices, seed, "augment", epoch)
+        indices = torch.from_numpy(numbers).to(data.labels.device)
+        labels = data.labels[indices]
+        if isinstance(data, ResidentFeatures):
+            x = data.values[(epoch - 1) % len(data.values), indices]
+        elif augment:
+            x = preprocessing.apply_augmented(data.pictures[indices], augment, indices, seed, "augment", epoch)
         else:
-            x = preprocessing.apply(pictures)
+            x = preprocessing.apply(data.pictures[indices])
         first = max(0, first_step * batch_size - start) // batch_size
         places = range(0, len(numbers), batch_size)
         batches = zip(torch.split(x, batch_size), torch.split(labels, batch_size), places, strict=True)

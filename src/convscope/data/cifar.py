@@ -24,8 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convscope.config import DataConfig
-from convscope.data.download import cache_folder, fetch, find_file
 from convscope.data.image_set import ImageSet
+from convscope.data.packaged import WITHOUT_A_DOWNLOAD
+from convscope.download import cache_folder, fetch, find_file
 from convscope.errors import DataError
 from convscope.results import OnProgress, Progress
 
@@ -80,11 +81,14 @@ def load_cifar10(config: DataConfig, on_progress: OnProgress) -> ImageSet:
                 "or leave out --data-dir to use the cache or download"
             )
         return load_version(*found, on_progress)
-    place = cache_folder("cifar10")
+    otherwise = WITHOUT_A_DOWNLOAD
+    place = cache_folder("cifar10", otherwise=otherwise)
     found = find_version(place)
     if found is None:
         md5 = f"md5:{PYTHON.archive_md5}"
-        archive = fetch([URL], known_hash=md5, folder=place, name=PYTHON.archive, on_progress=on_progress)
+        archive = fetch(
+            [URL], known_hash=md5, folder=place, name=PYTHON.archive, otherwise=otherwise, on_progress=on_progress
+        )
         found = PYTHON, archive
     return load_version(*found, on_progress)
 

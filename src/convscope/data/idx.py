@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convscope.config import DataConfig
-from convscope.data.download import cache_folder, fetch, find_file
 from convscope.data.image_set import ImageSet
+from convscope.data.packaged import WITHOUT_A_DOWNLOAD
+from convscope.download import cache_folder, fetch, find_file
 from convscope.errors import DataError
 from convscope.results import OnProgress
 
@@ -217,7 +218,8 @@ def _find_files(source: IdxSource, data_dir: str | None, on_progress: OnProgress
 
     With a `data_dir`, nothing is fetched: who names a folder wants its files.
     """
-    folder = Path(data_dir) if data_dir is not None else cache_folder(source.name)
+    otherwise = WITHOUT_A_DOWNLOAD
+    folder = Path(data_dir) if data_dir is not None else cache_folder(source.name, otherwise=otherwise)
     folders = [folder, folder / source.subfolder] if data_dir is not None else [folder, *source.installed]
     paths = []
     for stem, md5 in source.md5.items():
@@ -230,7 +232,9 @@ def _find_files(source: IdxSource, data_dir: str | None, on_progress: OnProgress
         if path is None:
             name = f"{stem}-ubyte.gz"
             urls = [mirror + name for mirror in source.mirrors]
-            path = fetch(urls, known_hash=f"md5:{md5}", folder=folder, name=name, on_progress=on_progress)
+            path = fetch(
+                urls, known_hash=f"md5:{md5}", folder=folder, name=name, otherwise=otherwise, on_progress=on_progress
+            )
         paths.append(path)
     return paths
 

@@ -1,7 +1,7 @@
 """The one loader of training, evaluation, prediction, serving and report: bytes in, pictures of one size out.
 
 A picture gets the same verdict everywhere: `Decoded`, or `Skipped` with a reason and a remedy; `decoding` holds the
-rules. Pictures of any shape are accepted, down to 1x1 and 1x5000: the centre square is cut out as it is resized.
+rules. Pictures of any shape are accepted, down to 1x1 and 1x5000; `Fit` says how they become squares of one size.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from convscope.config import Interpolation, Resize
 from convscope.data.decoding import decode_image, quiet_pillow
 from convscope.data.names import is_ignored, printable
 from convscope.results import Skipped
@@ -25,6 +26,9 @@ __all__ = [
     "MAX_OWN_SIZE",
     "Decoded",
     "Entry",
+    "Fit",
+    "available_processors",
+    "decode_entry",
     "decode_many",
     "decode_picture",
     "fit_picture",
@@ -44,6 +48,29 @@ BATCH_ENTRIES = 64
 BATCH_BYTES = 8 * 2**20
 """Encoded bytes after which a batch is full anyway."""
 
+_FILTERS: dict[Interpolation, Image.Resampling] = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """How a picture is brought to the square that the network takes; the fields are those of DataConfig.
+
+    First an edge of the same share on all sides is cut away (`crop_fraction`), then the longer side down to a square
+    (`crop`) or the proportions given up (`squash`), in one step with the resizing to `image_size` pixels; None keeps
+    the shorter side. Gray is ITU-R 601 luma, taken before resizing. The filter is Pillow's, antialiased: its support
+    grows with the reduction.
+    """
+
+    image_size: int | None
+    gray: bool
+    resize: Resize = "crop"
+    crop_fraction: float = 1.0
+    interpolation: Interpolation = "bilinear"
+
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
@@ -53,11 +80,15 @@ class Decoded:
         image: uint8 [H, W, C], C 1 or 3.
         notes: what was odd about its file, one printable line each.
         source_size: (height, width) in pixels before it was fitted.
+        kind: what its file is, for example "JPEG".
+        mode: how Pillow calls the pixels in the file, for example "RGB" or "CMYK".
     """
 
     image: NDArray[np.uint8]
     notes: tuple[str, ...]
     source_size: tuple[int, int]
+    kind: str = ""
+    mode: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +116,20 @@ def decode_picture(content: bytes, name: str, *, max_pixels: int, allow_truncate
     found = decode_image(content, name, max_pixels, allow_truncated)
     if isinstance(found, Skipped):
         return found
-    image, notes = found
-    return Decoded(_pixels(image), notes, (image.height, image.width))
+    image = found.image
+    return Decoded(_pixels(image), found.notes, (image.height, image.width), found.kind, found.mode)
 
 
-def fit_picture(image: NDArray[np.uint8], *, image_size: int | None, gray: bool) -> NDArray[np.uint8]:
-    """Return the centre square of a picture, resized to `image_size`: uint8 [S, S, 1 or 3].
-
-    Gray is ITU-R 601 luma, taken before resizing. Resizing is Pillow's bilinear filter, antialiased: its support
-    grows with the reduction.
+def fit_picture(
+    image: NDArray[np.uint8],
+    *,
+    image_size: int | None,
+    gray: bool,
+    resize: Resize = "crop",
+    crop_fraction: float = 1.0,
+    interpolation: Interpolation = "bilinear",
+) -> NDArray[np.uint8]:
+    """Return a picture as a square of `image_size` pixels, uint8 [S, S, 1 or 3]; `Fit` says how.
 
     Args:
         image: uint8 [H, W, C], C 1 or 3.
@@ -103,7 +139,10 @@ def fit_picture(image: NDArray[np.uint8], *, image_size: int | None, gray: bool)
     flat = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
     if not gray and flat.mode == "L":
         flat = flat.convert("RGB")
-    return _pixels(_fit(flat, image_size, gray))
+    rule = Fit(
+        image_size=image_size, gray=gray, resize=resize, crop_fraction=crop_fraction, interpolation=interpolation
+    )
+    return _pixels(_fit(flat, rule))
 
 
 def decode_many(
@@ -111,6 +150,9 @@ def decode_many(
     *,
     image_size: int | None,
     gray: bool,
+    resize: Resize = "crop",
+    crop_fraction: float = 1.0,
+    interpolation: Interpolation = "bilinear",
     max_pixels: int,
     allow_truncated: bool = False,
     threads: int | None = None,
@@ -123,11 +165,14 @@ def decode_many(
     Args:
         threads: decoding threads; None takes one for each processor this process may use.
     """
-    count = threads or _available_processors()
+    count = threads or available_processors()
+    rule = Fit(
+        image_size=image_size, gray=gray, resize=resize, crop_fraction=crop_fraction, interpolation=interpolation
+    )
 
     def verdicts(batch: list[Entry]) -> list[tuple[str, Decoded | Skipped]]:
         with quiet_pillow:  # entered here once for the batch: setting filters costs as much as a tenth of a tiny JPEG
-            return [(entry.name, _verdict(entry, image_size, gray, max_pixels, allow_truncated)) for entry in batch]
+            return [(entry.name, decode_entry(entry, rule, max_pixels, allow_truncated)) for entry in batch]
 
     pending: deque[Future[list[tuple[str, Decoded | Skipped]]]] = deque()
     with ThreadPoolExecutor(count, thread_name_prefix="decode") as pool:
@@ -156,17 +201,26 @@ def unreadable(name: str, error: OSError | MemoryError) -> Skipped:
 # ---------------------------------------------------------------- to size
 
 
-def _fit(image: Image.Image, image_size: int | None, gray: bool) -> Image.Image:
-    """Return the centre square at `image_size` (None: at its own)."""
-    if gray and image.mode != "L":
+def _fit(image: Image.Image, rule: Fit) -> Image.Image:
+    """Return the square that the rule makes of a picture."""
+    if rule.gray and image.mode != "L":
         image = image.convert("L")
     width, height = image.size
     side = min(width, height)
-    size = image_size or side
-    if width == height == size:
+    size = rule.image_size or side
+    if width == height == size and rule.crop_fraction == 1:
         return image
-    left, top = (width - side) // 2, (height - side) // 2
-    return image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+    kept_width: float
+    kept_height: float
+    kept_width, kept_height = (side, side) if rule.resize == "crop" else (width, height)
+    if rule.crop_fraction == 1:
+        left: float = (width - kept_width) // 2  # whole pixels: what is only cut out stays as sharp as it was
+        top: float = (height - kept_height) // 2
+    else:
+        kept_width, kept_height = (kept * rule.crop_fraction for kept in (kept_width, kept_height))
+        left, top = (width - kept_width) / 2, (height - kept_height) / 2
+    box = (left, top, left + kept_width, top + kept_height)
+    return image.resize((size, size), _FILTERS[rule.interpolation], box=box)
 
 
 def _pixels(image: Image.Image) -> NDArray[np.uint8]:
@@ -178,9 +232,7 @@ def _pixels(image: Image.Image) -> NDArray[np.uint8]:
 # ---------------------------------------------------------------- many pictures
 
 
-def _verdict(
-    entry: Entry, image_size: int | None, gray: bool, max_pixels: int, allow_truncated: bool
-) -> Decoded | Skipped:
+def decode_entry(entry: Entry, rule: Fit, max_pixels: int, allow_truncated: bool) -> Decoded | Skipped:
     """Return the fitted picture of one entry, or why there is none."""
     if entry.size > MAX_FILE_BYTES:
         return Skipped(
@@ -193,11 +245,11 @@ def _verdict(
     found = decode_image(content, entry.name, max_pixels, allow_truncated)
     if isinstance(found, Skipped):
         return found
-    image, notes = found
-    if image_size is None:
+    image = found.image
+    if rule.image_size is None:
         keeps_size = image.width == image.height <= MAX_OWN_SIZE
-        image_size = image.width if keeps_size else DEFAULT_IMAGE_SIZE
-    return Decoded(_pixels(_fit(image, image_size, gray)), notes, (image.height, image.width))
+        rule = replace(rule, image_size=image.width if keeps_size else DEFAULT_IMAGE_SIZE)
+    return Decoded(_pixels(_fit(image, rule)), found.notes, (image.height, image.width), found.kind, found.mode)
 
 
 def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
@@ -214,7 +266,8 @@ def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
         yield batch
 
 
-def _available_processors() -> int:
+def available_processors() -> int:
+    """Return how many processors this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

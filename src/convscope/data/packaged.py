@@ -14,6 +14,11 @@ from numpy.typing import NDArray
 
 from convscope.errors import DataError
 
+WITHOUT_A_DOWNLOAD = (
+    "name the folder of the files with --data-dir; `mnist5k`, `digits` and folders of pictures work offline"
+)
+"""What one can do when the files of a named data set cannot be fetched."""
+
 
 def find_table(package: str, *parts: str) -> Path:
     """Return the path of a file inside an installed package, which is looked up and not imported.

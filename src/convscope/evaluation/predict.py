@@ -6,25 +6,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convscope.data.batches import Preprocessing, ResidentPictures
+from convscope.data.batches import Preprocessing, Resident, ResidentFeatures, input_bytes
 from convscope.modes import evaluation_mode
 
 EVALUATION_BATCH_BYTES = 4 * 2**20
 """Size of the float32 pictures of one batch; larger ones fall out of a CPU's cache and are slower."""
 
 
-def predict_logits(model: nn.Module, data: ResidentPictures, preprocessing: Preprocessing) -> Tensor:
+def predict_logits(model: nn.Module, data: Resident, preprocessing: Preprocessing) -> Tensor:
     """Return the logits of all pictures, float32 [N, K] on the device of the data; the model is left as it was."""
-    picture_bytes = data.pictures[0].numel() * 4
-    batch_size = min(1000, max(32, EVALUATION_BATCH_BYTES // picture_bytes))
+    batch_size = min(1000, max(32, EVALUATION_BATCH_BYTES // input_bytes(data)))
     with evaluation_mode(model), torch.inference_mode():
+        if isinstance(data, ResidentFeatures):
+            return torch.cat([model(batch).float() for batch in torch.split(data.values[0], batch_size)])
         batches = torch.split(data.pictures, batch_size)
         return torch.cat([model(preprocessing.apply(batch)).float() for batch in batches])
 
 
-def mean_loss_and_accuracy(
-    model: nn.Module, data: ResidentPictures, preprocessing: Preprocessing
-) -> tuple[float, float]:
+def mean_loss_and_accuracy(model: nn.Module, data: Resident, preprocessing: Preprocessing) -> tuple[float, float]:
     """Return mean cross-entropy in nats and the fraction of right answers."""
     logits = predict_logits(model, data, preprocessing)
     loss = F.cross_entropy(logits, data.labels)

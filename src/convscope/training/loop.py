@@ -26,7 +26,7 @@ from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor, nn
 
 from convscope.config import TrainConfig
-from convscope.data.batches import Preprocessing, ResidentPictures, training_batches
+from convscope.data.batches import Preprocessing, Resident, training_batches
 from convscope.device import autocast_dtype, memory_in_use_bytes, out_of_memory, seed_generator
 from convscope.errors import Interrupted, TrainingError, UsageError
 from convscope.evaluation.predict import mean_loss_and_accuracy
@@ -44,12 +44,18 @@ PROGRESS_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What training may look at. `ids` name the pictures of `train` in messages."""
+    """What training may look at.
 
-    train: ResidentPictures
-    validation: ResidentPictures | None
+    Args:
+        ids: names of the pictures of `train`, for messages.
+        class_weights: float32 [K], how much a picture of each class counts in the training loss; None is the same.
+    """
+
+    train: Resident
+    validation: Resident | None
     preprocessing: Preprocessing
     ids: tuple[str, ...]
+    class_weights: Tensor | None = None
 
 
 @dataclass
@@ -61,6 +67,7 @@ class LoopState:
         batch: batches of this epoch that are done.
         step: batches done in all.
         loss_sum, correct, seen: running sums over this epoch.
+        epochs_before: epochs that were done before this loop began, by a head fitted on frozen features.
         best_step: the checkpoint that holds the best weights so far, None before the first epoch's end.
         best_loss: its validation loss, None without a validation part: then the last epoch is the best.
         parts: a batch goes through the network in so many parts; more than one after memory ran out.
@@ -71,6 +78,7 @@ class LoopState:
     epoch: int = 1
     batch: int = 0
     step: int = 0
+    epochs_before: int = 0
     loss_sum: float = 0.0
     correct: int = 0
     seen: int = 0
@@ -121,7 +129,12 @@ class _Session:
 
     @property
     def device(self) -> torch.device:
-        return self.data.train.pictures.device
+        return self.data.train.labels.device
+
+    @property
+    def steps(self) -> int:
+        """All steps of this loop, from its first epoch to its last."""
+        return (self.config.epochs - self.state.epochs_before) * self.batches_per_epoch
 
     @property
     def batches_per_epoch(self) -> int:
@@ -147,6 +160,7 @@ def train(
     on_progress: OnProgress,
     stop_requested: Callable[[], bool] = lambda: False,
     resume: bool = False,
+    before: EpochRecord | None = None,
 ) -> TrainResult:
     """Train the model in place and leave its best weights in it.
 
@@ -155,6 +169,7 @@ def train(
         run: run folder, locked by the caller; takes checkpoints and history.jsonl.
         stop_requested: asked after every batch; True saves the state and ends with Interrupted.
         resume: continue from the newest whole checkpoint of the run, if it has one.
+        before: how the model did when it came here, where a fitted head stands for the first epochs.
 
     Raises:
         TrainingError: the loss is not a number; names step, learning rate and pictures.
@@ -163,7 +178,7 @@ def train(
     """
     if config.patience is not None and data.validation is None:
         raise UsageError("patience needs a validation part to watch; give it a share with --split, for example 80/20/0")
-    device, now = data.train.pictures.device, time.perf_counter()
+    device, now = data.train.labels.device, time.perf_counter()
     dtype = autocast_dtype(device, wanted=config.mixed_precision)
     session = _Session(
         model=model,
@@ -184,6 +199,17 @@ def train(
         checkpoint = load_checkpoint(run)
         notes += checkpoint.warnings
         _restore(session, checkpoint)
+    elif before is not None:
+        session.state = LoopState(
+            epoch=before.epoch + 1,
+            epochs_before=before.epoch,
+            best_step=0,
+            best_epoch=before.epoch,
+            best_loss=before.validation_loss,
+            seconds=before.seconds,
+            history=(before,),
+        )
+        _save(session)  # the best so far, to come back to
     while not session.state.finished:
         _train_epoch(session, stop_requested)
         _end_epoch(session)
@@ -252,15 +278,15 @@ def _train_batch(session: _Session, x: Tensor, labels: Tensor) -> tuple[Tensor, 
     if state.parts == 1:
         loss, logits = _add_gradients(session, x, labels, share=1 / group_size)
     else:
-        done = [
-            _add_gradients(session, part, part_labels, share=len(part) / len(x) / group_size)
-            for part, part_labels in zip(x.tensor_split(state.parts), labels.tensor_split(state.parts), strict=True)
-            if len(part)
-        ]
-        logits = torch.cat([part for _, part in done])
-        loss = torch.stack([loss * len(part) for loss, part in done]).sum() / len(x)
+        total, parts = _weight(session, labels), []
+        for part, part_labels in zip(x.tensor_split(state.parts), labels.tensor_split(state.parts), strict=True):
+            if len(part):
+                share = _weight(session, part_labels) / total
+                part_loss, part_logits = _add_gradients(session, part, part_labels, share=share / group_size)
+                parts.append((part_loss * share, part_logits))
+        loss, logits = torch.stack([part[0] for part in parts]).sum(), torch.cat([part[1] for part in parts])
     if state.batch + 1 == group_start + group_size:
-        progress = (state.step + 0.5) / (config.epochs * session.batches_per_epoch)
+        progress = (state.step + 0.5) / session.steps
         session.optimizer.lr = config.lr * SCHEDULES[config.schedule](progress)
         if session.scaler.is_enabled():
             session.scaler.step(session.optimizer)  # type: ignore[arg-type]
@@ -275,9 +301,17 @@ def _add_gradients(session: _Session, x: Tensor, labels: Tensor, *, share: float
     """Add the gradients of `share` of the mean loss; return the whole loss and the logits, both detached."""
     with torch.autocast(session.device.type, dtype=session.dtype) if session.dtype else nullcontext():
         logits = session.model(x)
-        loss = F.cross_entropy(logits, labels, label_smoothing=session.config.label_smoothing)
+        loss = F.cross_entropy(
+            logits, labels, session.data.class_weights, label_smoothing=session.config.label_smoothing
+        )
     session.scaler.scale(loss if share == 1 else loss * share).backward()  # type: ignore[no-untyped-call]
     return loss.detach(), logits.detach()
+
+
+def _weight(session: _Session, labels: Tensor) -> float:
+    """Return how much these pictures count in a mean loss."""
+    weights = session.data.class_weights
+    return len(labels) if weights is None else float(weights[labels].sum())
 
 
 def _halve_parts(session: _Session, window: list[_Batch], reason: str) -> None:
@@ -449,7 +483,7 @@ def _show(session: _Session, record: EpochRecord | None = None) -> None:
         return
     session.shown_at = now
     last = record or (state.history[-1] if state.history else None)
-    steps_left = config.epochs * session.batches_per_epoch - state.step
+    steps_left = session.steps - state.step
     values = {
         "loss": f"{state.loss_sum / max(1, state.seen):.4f}",
         "accuracy": f"{state.correct / max(1, state.seen):.2%}",

@@ -45,11 +45,14 @@ def reproducing_command(config: RunConfig, model: str) -> str:
     Args:
         model: the network that was really trained; the configuration may say `auto`.
     """
-    words = ["convscope", "train", config.data.source, "--model", model]
-    for part in (config.train, config.data):
+    words = ["convscope", "train", config.data.source]
+    if config.model.stack is None:
+        words += ["--model", model]
+    for part in (config.model, config.train, config.data):
         for field in fields(part):
             value = getattr(part, field.name)
-            if field.default is MISSING or (value == field.default and field.name not in ALWAYS_GIVEN):
+            said_already = field.name == "name" or field.default is MISSING
+            if said_already or (value == field.default and field.name not in ALWAYS_GIVEN):
                 continue
             option = field.name.replace("_", "-")
             if isinstance(value, bool):
@@ -71,9 +74,8 @@ def _options(config: RunConfig) -> Table:
         for field in fields(part):
             value = getattr(part, field.name)
             shown = "not set" if value is None or value == () else _option_text(field.name, value)
-            rows.append(
-                ("model" if part is config.model else field.name, {"True": "yes", "False": "no"}.get(shown, shown))
-            )
+            option = "model" if field.name == "name" else field.name
+            rows.append((option, {"True": "yes", "False": "no"}.get(shown, shown)))
     return Table("Options", ("Option", "Value"), tuple(rows))
 
 

@@ -1,4 +1,4 @@
-"""Files of named data sets: where they lie on this machine, and how they are fetched, whole or not at all."""
+"""Files that others publish, pictures or weights: where they lie here, how they are fetched, whole or not at all."""
 
 from __future__ import annotations
 
@@ -30,8 +30,11 @@ class _TransferError(Exception):
     """One mirror did not deliver; the text says why."""
 
 
-def cache_folder(name: str) -> Path:
-    """Return the folder in which the files of a named data set are kept; it need not exist yet.
+def cache_folder(name: str, *, otherwise: str) -> Path:
+    """Return the folder in which files fetched under this name are kept; it need not exist yet.
+
+    Args:
+        otherwise: what else the user can do, for the error; for example "name the folder with --data-dir".
 
     Raises:
         DataError: the user has no home folder.
@@ -43,7 +46,7 @@ def cache_folder(name: str) -> Path:
     if not folder.is_absolute():
         raise DataError(
             f"no cache folder for {name}: the home folder is not known (HOME is not set); "
-            "set HOME or XDG_CACHE_HOME, or name the folder of the files with --data-dir"
+            f"set HOME or XDG_CACHE_HOME, or {otherwise}"
         )
     return folder
 
@@ -65,7 +68,9 @@ def find_file(folders: Iterable[Path], names: Sequence[str]) -> Path | None:
     return None
 
 
-def fetch(urls: Sequence[str], *, known_hash: str, folder: Path, name: str, on_progress: OnProgress) -> Path:
+def fetch(
+    urls: Sequence[str], *, known_hash: str, folder: Path, name: str, otherwise: str, on_progress: OnProgress
+) -> Path:
     """Return `folder / name`, downloaded from the first mirror that delivers it unless it is there already.
 
     Bytes arrive in `name.part`, where a later call goes on after a cut; the final name appears only after the hash
@@ -73,7 +78,8 @@ def fetch(urls: Sequence[str], *, known_hash: str, folder: Path, name: str, on_p
 
     Args:
         urls: the same file on several mirrors, https (or http on this machine only), tried in turn.
-        known_hash: "algorithm:hexdigest", for example "md5:9e10...".
+        known_hash: "algorithm:hexdigest", for example "md5:9e10..."; of the digest its first digits are enough.
+        otherwise: what the user can do without this file, for the error.
 
     Raises:
         DataError: the folder cannot be written.
@@ -83,23 +89,24 @@ def fetch(urls: Sequence[str], *, known_hash: str, folder: Path, name: str, on_p
 
     final, part = folder / name, folder / f"{name}.part"
     try:
-        if _has_hash(final, known_hash):
+        if has_hash(final, known_hash):
             return final
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f"{name}.lock"):
-            if not _has_hash(final, known_hash):  # another process may have fetched it while we waited
-                _download(urls, part, known_hash, final, on_progress)
+            if not has_hash(final, known_hash):  # another process may have fetched it while we waited
+                _download(urls, part, known_hash, final, otherwise, on_progress)
                 part.replace(final)
     except OSError as error:
         raise DataError(
             f"{error.filename or final} cannot be written: {error.strerror or error}; make {folder} writable, "
-            f"set XDG_CACHE_HOME to a folder that is, or put {name} into a folder of yours and name it with --data-dir"
+            f"set XDG_CACHE_HOME to a folder that is, or {otherwise}"
         ) from error
     return final
 
 
-def _has_hash(path: Path, known_hash: str) -> bool:
-    return path.is_file() and _hash_of(path, known_hash) == known_hash
+def has_hash(path: Path, known_hash: str) -> bool:
+    """Return whether the file exists and its hash begins with "algorithm:digits"."""
+    return path.is_file() and _hash_of(path, known_hash).startswith(known_hash)
 
 
 def _hash_of(path: Path, like: str) -> str:
@@ -110,7 +117,9 @@ def _hash_of(path: Path, like: str) -> str:
     return f"{algorithm}:{file_hash(path, alg=algorithm)}"  # type: ignore[no-untyped-call]
 
 
-def _download(urls: Sequence[str], part: Path, known_hash: str, final: Path, on_progress: OnProgress) -> None:
+def _download(
+    urls: Sequence[str], part: Path, known_hash: str, final: Path, otherwise: str, on_progress: OnProgress
+) -> None:
     """Fill `part` until its hash matches.
 
     A mirror gets another turn whenever the file has grown longer than ever before, so cut connections are survived;
@@ -130,7 +139,7 @@ def _download(urls: Sequence[str], part: Path, known_hash: str, final: Path, on_
                 turns.append(url)
             continue
         found = _hash_of(part, known_hash)
-        if found == known_hash:
+        if found.startswith(known_hash):
             return
         part.unlink()
         problems[url] = f"its content has the hash {found}, expected {known_hash}"
@@ -140,7 +149,7 @@ def _download(urls: Sequence[str], part: Path, known_hash: str, final: Path, on_
     reasons = "; ".join(f"{url}: {problem}" for url, problem in problems.items())
     raise DownloadError(
         f"{final.name} is missing in {final.parent} and could not be downloaded ({reasons}); put it there by hand, "
-        "or into a folder named with --data-dir; `mnist5k`, `digits` and folders of pictures work offline"
+        f"or {otherwise}"
     )
 
 

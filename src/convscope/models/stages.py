@@ -1,0 +1,148 @@
+"""A network as a chain of named stages, so that its first part can be frozen and computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from convscope.errors import UsageError, unknown_name
+from convscope.models.blocks import InputShape
+from convscope.modes import evaluation_mode
+
+TOLERANCE = 1e-4
+"""Largest difference, relative to the largest logit, between a network and the chain of its stages."""
+
+Stage = tuple[str, nn.Module]
+
+_CHAINS: tuple[tuple[str, ...], ...] = (
+    ("conv_stem", "bn1", "blocks.*", "conv_head", "bn2", "global_pool", "classifier"),  # timm: EfficientNet, MobileNet
+    ("conv1", "bn1", "act1", "maxpool", "layer1", "layer2", "layer3", "layer4", "global_pool", "fc"),  # timm: ResNet
+    ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4", "avgpool", "<flatten>", "fc"),
+    ("features.*", "avgpool", "<flatten>", "classifier.*"),  # torchvision: AlexNet, VGG
+    ("features.*", "<pool>", "<flatten>", "classifier.*"),  # torchvision: MobileNetV2
+    ("features.*", "<relu>", "<pool>", "<flatten>", "classifier"),  # torchvision: DenseNet
+    ("features.*", "avgpool", "classifier.*"),  # torchvision: ConvNeXt
+)
+"""Names of the attributes that make the chain; `.*` stands for all children, `<...>` for a step without a module."""
+_STEPS: dict[str, Callable[[], nn.Module]] = {
+    "<flatten>": nn.Flatten,
+    "<relu>": nn.ReLU,
+    "<pool>": lambda: nn.AdaptiveAvgPool2d(1),
+}
+
+
+class Frozen(nn.Sequential):
+    """Modules that do not learn: no gradients, and always in evaluation mode, so that batch norm stays as it is."""
+
+    def __init__(self, *modules: nn.Module) -> None:
+        super().__init__(*modules)
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Frozen:
+        """Stay in evaluation mode whatever is asked for."""
+        return super().train(False)
+
+
+def find_stages(network: nn.Module, input_shape: InputShape) -> list[Stage]:
+    """Return (name, module) of the stages; running them in turn is running the network, which is checked here.
+
+    The modules are the network's own: training a stage trains the network.
+
+    Raises:
+        UsageError: the network is not of a kind that is known to be a chain.
+    """
+    for names in ("*",), *_CHAINS:
+        stages = _named(network, names)
+        if stages is not None and _is_the_network(network, stages, input_shape):
+            return stages
+    raise UsageError(
+        f"a {type(network).__name__} is not known as a chain of stages, so no part of it can be frozen; "
+        "train it whole with --no-freeze, or take a network such as efficientnet_lite0, mobilenetv2_100 or resnet18"
+    )
+
+
+def split_stages(stages: Sequence[Stage], unfreeze: Sequence[str]) -> tuple[Frozen, nn.Sequential]:
+    """Return the part in front that is frozen and the rest, which learns from the first stage named in `unfreeze` on.
+
+    Stages of the rest that are not named stay frozen, but for the last with parameters, the head, which always learns.
+
+    Args:
+        unfreeze: names of stages, or beginnings of names up to a dot; ("all",) for every stage, () for the head alone.
+
+    Raises:
+        UsageError: a name fits no stage; lists those there are.
+    """
+    names = [name for name, module in stages if any(True for _ in module.parameters())]
+    for wanted in unfreeze:
+        if wanted != "all" and not any(_fits(name, wanted) for name in names):
+            raise unknown_name("stage", wanted, names)
+    learns = [
+        name == names[-1] or "all" in unfreeze or any(_fits(name, wanted) for wanted in unfreeze) for name, _ in stages
+    ]
+    first = learns.index(True)
+    while first and not any(True for _ in stages[first - 1][1].parameters()):
+        first -= 1  # pooling, dropout and the like belong to what they feed, but for what shrinks the maps
+        if _shrinks(stages[first][1]):
+            first += 1
+            break
+    rest = [module if learned else Frozen(module) for (_, module), learned in zip(stages, learns, strict=True)]
+    return Frozen(*(module for _, module in stages[:first])), nn.Sequential(*rest[first:])
+
+
+def find_head(rest: nn.Sequential) -> nn.Linear:
+    """Return the last stage, which gives the logits.
+
+    Raises:
+        UsageError: it is no dense layer.
+    """
+    last = rest[-1]
+    if not isinstance(last, nn.Linear):
+        raise UsageError(f"the last stage is a {type(last).__name__}, not a dense layer; train with --no-freeze")
+    return last
+
+
+def _named(network: nn.Module, names: Sequence[str]) -> list[Stage] | None:
+    if names == ("*",):
+        return list(network.named_children()) if isinstance(network, nn.Sequential) else None
+    stages: list[Stage] = []
+    for name in names:
+        if name in _STEPS:
+            stages.append((name.strip("<>"), _STEPS[name]()))
+            continue
+        module = getattr(network, name.removesuffix(".*"), None)
+        if not isinstance(module, nn.Module):
+            return None
+        if name.endswith(".*") and isinstance(module, nn.Sequential):
+            stages += [(f"{name[:-2]}.{child}", part) for child, part in module.named_children()]
+        else:
+            stages.append((name.removesuffix(".*"), module))
+    return stages
+
+
+def _is_the_network(network: nn.Module, stages: Sequence[Stage], input_shape: InputShape) -> bool:
+    x = torch.rand(1, *input_shape, generator=torch.Generator().manual_seed(0))
+    x = x.to(next(network.parameters()).device)
+    with evaluation_mode(network), torch.inference_mode():
+        expected = network(x)
+        try:
+            for _, stage in stages:
+                x = stage(x)
+        except (RuntimeError, TypeError):  # the attributes have the right names and another meaning
+            return False
+        return x.shape == expected.shape and _close(x, expected)
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    return bool((a - b).abs().max() <= TOLERANCE * b.abs().max().clamp(min=1))
+
+
+def _fits(name: str, wanted: str) -> bool:
+    return name == wanted or name.startswith(f"{wanted}.")
+
+
+def _shrinks(module: nn.Module) -> bool:
+    kinds = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.AvgPool2d, nn.MaxPool2d)
+    return any(isinstance(part, kinds) or "Pool" in type(part).__name__ for part in module.modules())

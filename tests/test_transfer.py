@@ -1,0 +1,224 @@
+"""Transfer learning: what is frozen stays as it is, what is cached is what the network gives, what learns learns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from convscope.config import TrainConfig
+from convscope.data.batches import channel_statistics, make_preprocessing
+from convscope.data.image_set import ImageSet
+from convscope.data.splits import Splits
+from convscope.errors import Interrupted, UsageError
+from convscope.models.stages import Frozen, find_stages, split_stages
+from convscope.results import ignore_progress
+from convscope.training.features import Forward, extract_features, torch_forward
+from convscope.training.transfer import Sources, train_transfer
+from tests.conftest import make_image_set
+
+CPU = torch.device("cpu")
+
+
+def new_network() -> nn.Sequential:
+    torch.manual_seed(0)
+    first = [nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2)]
+    second = [nn.Conv2d(6, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(2)]
+    network = nn.Sequential(*first, *second, nn.Flatten(), nn.Dropout(0.2), nn.Linear(32, 3))
+    network(torch.rand(64, 1, 8, 8))  # batch norm has seen something
+    return network.eval()
+
+
+class Counter:
+    """Counts the pictures that go through the frozen part."""
+
+    def __init__(self) -> None:
+        self.pictures = 0
+
+    def forward_of(self, module: nn.Module) -> Forward:
+        forward = torch_forward(module, CPU)
+
+        def counted(
+            x: np.ndarray[tuple[int, ...], np.dtype[np.float32]],
+        ) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+            self.pictures += len(x)
+            return forward(x)
+
+        return counted
+
+
+def sources(cache: Path | None, counter: Counter | None = None) -> Sources:
+    images = make_image_set((40, 40, 40))
+    order = np.random.default_rng(0).permutation(120)
+    splits = Splits(np.sort(order[:70]), np.sort(order[70:95]), np.sort(order[95:]))
+    return Sources(
+        images=images,
+        splits=splits,
+        preprocessing=make_preprocessing(*channel_statistics(images.images), normalize=True),
+        device=CPU,
+        forward_of=(counter or Counter()).forward_of,
+        cache=cache,
+    )
+
+
+def logits_of(network: nn.Module, given: Sources, indices: np.ndarray[tuple[int], np.dtype[np.int64]]) -> torch.Tensor:
+    network.eval()
+    with torch.no_grad():
+        return network(given.preprocessing.apply(torch.from_numpy(given.images.images[indices])))
+
+
+def fit(network: nn.Module, given: Sources, config: TrainConfig, run: Path, **more: object):  # noqa: ANN201
+    run.mkdir(exist_ok=True)
+    options = {"evaluated": given.splits.test, "on_progress": ignore_progress} | more
+    return train_transfer(network, given, config, run, **options)  # type: ignore[arg-type]
+
+
+def test_only_the_head_changes_and_the_logits_are_those_of_the_whole_network(tmp_path: Path) -> None:
+    network, given = new_network(), sources(None)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    result, logits = fit(network, given, TrainConfig(freeze=True), tmp_path / "run")
+    changed = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"10.weight", "10.bias"}
+    assert torch.allclose(torch.from_numpy(logits), logits_of(network, given, given.splits.test), atol=1e-4)
+    assert [record.epoch for record in result.history] == [1]
+    test_labels = torch.from_numpy(given.images.labels[given.splits.test])
+    assert (torch.from_numpy(logits).argmax(1) == test_labels).double().mean() > 0.9
+
+
+def test_features_are_computed_once_and_again_when_anything_changes(tmp_path: Path) -> None:
+    counter, config = Counter(), TrainConfig(freeze=True)
+    given = sources(tmp_path / "cache", counter)
+    _, first = fit(new_network(), given, config, tmp_path / "a")
+    assert counter.pictures == 120
+    _, second = fit(new_network(), given, config, tmp_path / "b")
+    assert counter.pictures == 120
+    assert np.array_equal(first, second)
+    other = new_network()
+    with torch.no_grad():
+        other[1].running_mean += 0.1  # type: ignore[operator]
+    fit(other, given, config, tmp_path / "c")
+    assert counter.pictures == 240
+    fit(new_network(), given, TrainConfig(freeze=True, augment=("flip",), views=2), tmp_path / "d")
+    assert counter.pictures == 240 + 2 * 70
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file where a folder should be")
+    _, logits = fit(new_network(), sources(tmp_path / "cache"), TrainConfig(freeze=True), tmp_path / "run")
+    assert np.isfinite(logits).all()
+
+
+def test_views_differ_and_depend_on_nothing_but_their_words() -> None:
+    given = sources(None)
+    forward = torch_forward(new_network()[:5], CPU)
+
+    def view(number: int, indices: np.ndarray[tuple[int], np.dtype[np.int64]]) -> torch.Tensor:
+        values = extract_features(
+            forward,
+            given.images.images,
+            indices,
+            given.preprocessing,
+            augment=("crop", "flip"),
+            words=(0, "view", number),
+            cached=None,
+            on_progress=ignore_progress,
+        )
+        assert values is not None
+        return torch.from_numpy(values)
+
+    everything, some = np.arange(120), np.array([3, 50, 77])
+    assert not torch.equal(view(0, everything), view(1, everything))
+    assert torch.allclose(view(0, everything)[some], view(0, some), atol=1e-6)
+
+
+@pytest.mark.parametrize("augment", [(), ("flip",)])
+def test_unfrozen_stages_learn_and_the_others_stay(tmp_path: Path, augment: tuple[str, ...]) -> None:
+    network, given = new_network(), sources(None)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    config = TrainConfig(
+        freeze=True, epochs=4, unfreeze_at=2, unfreeze=("4", "5"), unfreeze_lr=0.003, batch_size=16, augment=augment
+    )
+    result, logits = fit(network, given, config, tmp_path / "run")
+    changed = {
+        name.split(".")[0] for name, value in network.state_dict().items() if not torch.equal(value, before[name])
+    }
+    assert changed == {"4", "5", "10"}
+    assert torch.allclose(torch.from_numpy(logits), logits_of(network, given, given.splits.test), atol=1e-4)
+    assert [record.epoch for record in result.history] == [1, 2, 3, 4]
+    losses = [record.validation_loss for record in result.history]
+    assert result.best_epoch == 1 + losses.index(min(loss for loss in losses if loss is not None))
+
+
+def test_from_the_first_epoch_the_whole_network_learns_as_in_the_plain_loop(tmp_path: Path) -> None:
+    network, given = new_network(), sources(None)
+    before = {name: value.clone() for name, value in network.named_parameters()}
+    result, _ = fit(network, given, TrainConfig(freeze=True, epochs=2, unfreeze_at=1, batch_size=16), tmp_path / "run")
+    assert all(not torch.equal(value, before[name]) for name, value in network.named_parameters())
+    assert [record.epoch for record in result.history] == [1, 2]
+
+
+def test_stopped_and_resumed_is_bit_identical(tmp_path: Path) -> None:
+    config = TrainConfig(freeze=True, epochs=3, unfreeze_at=2, unfreeze=("4",), batch_size=16, augment=("flip",))
+    straight, stopped, given = new_network(), new_network(), sources(tmp_path / "cache")
+    _, expected = fit(straight, given, config, tmp_path / "straight")
+    answers = iter([False] * 3 + [True])
+    with pytest.raises(Interrupted, match="--resume"):
+        fit(stopped, given, config, tmp_path / "stopped", stop_requested=lambda: next(answers))
+    resumed = new_network()
+    result, logits = fit(resumed, given, config, tmp_path / "stopped", resume=True)
+    assert np.array_equal(logits, expected)
+    assert len(result.history) == 3
+    for mine, other in zip(resumed.state_dict().values(), straight.state_dict().values(), strict=True):
+        assert torch.equal(mine, other)
+
+
+def test_stopped_while_features_are_computed(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted, match="while features were computed"):
+        fit(new_network(), sources(None), TrainConfig(freeze=True), tmp_path / "run", stop_requested=lambda: True)
+
+
+def test_a_wrong_stage_lists_the_right_ones(tmp_path: Path) -> None:
+    config = TrainConfig(freeze=True, unfreeze_at=2, unfreeze=("blocks.6",))
+    with pytest.raises(UsageError, match=r"blocks\.6.*0, 1, 10, 4, 5"):
+        fit(new_network(), sources(None), config, tmp_path / "run")
+
+
+def test_a_network_that_is_no_chain_is_refused_in_words() -> None:
+    class Fork(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features, self.classifier = nn.Conv2d(1, 2, 3), nn.Linear(2, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.classifier(self.features(x).mean((2, 3)) * 2)
+
+    with pytest.raises(UsageError, match=r"Fork is not known as a chain.*--no-freeze"):
+        find_stages(Fork(), (1, 8, 8))
+
+
+def test_frozen_parts_stay_in_evaluation_mode() -> None:
+    frozen, rest = split_stages(find_stages(new_network(), (1, 8, 8)), ("5",))
+    whole = nn.Sequential(frozen, rest)
+    whole.train()
+    assert isinstance(frozen, Frozen)
+    assert not any(module.training for module in frozen.modules())
+    assert rest[0].training
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_classes_count_the_same_when_balanced(tmp_path: Path, weighted: bool) -> None:
+    """Of three classes with 100, 8 and 8 pictures the rare ones are found more often when all count the same."""
+    images: ImageSet = make_image_set((100, 8, 8))
+    noisy = np.random.default_rng(0).integers(0, 256, images.images.shape, np.uint8)
+    images = ImageSet(**{**images.__dict__, "images": (images.images // 4 + noisy // 4 * 3).astype(np.uint8)})
+    splits = Splits(np.arange(0, 116), np.zeros(0, np.int64), np.arange(0, 116))
+    base = sources(None)
+    given = Sources(**{**base.__dict__, "images": images, "splits": splits})
+    config = TrainConfig(freeze=True, class_weights="balanced" if weighted else "none")
+    _, logits = fit(new_network(), given, config, tmp_path / "run")
+    rare = int((logits.argmax(axis=1) > 0).sum())
+    assert rare > 16 if weighted else rare <= 16
