@@ -129,6 +129,17 @@ def test_what_cannot_be_classes_is_an_error_that_shows_the_layout(
     assert "expected class/picture.jpg" in str(caught.value) or "rename" in str(caught.value)
 
 
+def test_pictures_are_fitted_as_configured(tmp_path: Path) -> None:
+    """A white middle in a black frame: without an edge of a quarter on each side only the middle is left."""
+    buffer = io.BytesIO()
+    image = Image.new("L", (32, 32))
+    image.paste(255, (8, 8, 24, 24))
+    image.save(buffer, "PNG")
+    root = make_tree(tmp_path, {"cat/1.png": buffer.getvalue(), "dog/1.png": buffer.getvalue()})
+    assert load(root, image_size=8).images.min() == 0
+    assert load(root, image_size=8, crop_fraction=0.5).images.min() > 128  # the filter reaches over the edge a little
+
+
 def test_a_class_without_test_pictures_is_a_note(tmp_path: Path) -> None:
     images = load(make_tree(tmp_path, dict.fromkeys(["train/a/1.png", "train/b/1.png", "test/a/1.png"], picture())))
     assert images.notes == ("the test part has no picture of b",)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from convscope.data import decoding
-from convscope.data.intake import Decoded, Entry, decode_many, decode_picture
+from convscope.data.intake import Decoded, Entry, Fit, decode_many, decode_picture
 from convscope.results import Skipped
 
 LIMIT = 1_000_000
@@ -360,7 +360,7 @@ def test_no_warning_of_pillow_escapes_from_any_thread() -> None:
         Image.open(io.BytesIO(content)).getexif()  # what would escape
     before = list(warnings.filters)
     entries = [Entry(f"{index}.jpg", len(content), lambda: content) for index in range(400)]
-    for _, found in decode_many(entries, image_size=8, gray=False, max_pixels=LIMIT, threads=4):
+    for _, found in decode_many(entries, Fit(image_size=8, gray=False), max_pixels=LIMIT, threads=4):
         assert isinstance(found, Decoded)
     assert warnings.filters == before
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from convscope.data.intake import Decoded, Entry, decode_many, fit_picture, is_ignored, printable
+from convscope.data.intake import Decoded, Entry, Fit, decode_many, fit_picture, is_ignored, printable
 from convscope.results import Skipped
 from tests.test_intake import LIMIT, close, decode, encoded, smooth
 
@@ -20,18 +22,18 @@ from tests.test_intake import LIMIT, close, decode, encoded, smooth
 @pytest.mark.parametrize("gray", [False, True])
 def test_14_pictures_of_any_shape_fit(height: int, width: int, size: int | None, gray: bool) -> None:
     image = decode(encoded(smooth(height, width), "PNG"), "a.png").image
-    fitted = fit_picture(image, image_size=size, gray=gray)
+    fitted = fit_picture(image, Fit(image_size=size, gray=gray))
     side = size or min(height, width)
     assert fitted.shape == (side, side, 1 if gray else 3)
-    assert fit_picture(fitted, image_size=side, gray=gray).tobytes() == fitted.tobytes()
+    assert fit_picture(fitted, Fit(image_size=side, gray=gray)).tobytes() == fitted.tobytes()
 
 
 def test_the_centre_is_cut_out_exactly() -> None:
     wide = smooth(32, 57)
-    assert np.array_equal(fit_picture(wide, image_size=32, gray=False), wide[:, 12:44])
-    assert np.array_equal(fit_picture(wide, image_size=None, gray=False), wide[:, 12:44])
+    assert np.array_equal(fit_picture(wide, Fit(image_size=32, gray=False)), wide[:, 12:44])
+    assert np.array_equal(fit_picture(wide, Fit(image_size=None, gray=False)), wide[:, 12:44])
     tall = smooth(57, 32)
-    assert np.array_equal(fit_picture(tall, image_size=32, gray=False), tall[12:44])
+    assert np.array_equal(fit_picture(tall, Fit(image_size=32, gray=False)), tall[12:44])
 
 
 def test_reducing_by_a_whole_number_is_a_triangle_filter() -> None:
@@ -42,14 +44,23 @@ def test_reducing_by_a_whole_number_is_a_triangle_filter() -> None:
     weights = np.maximum(0, 1 - np.abs(np.arange(40) + 0.5 - centres[:, None]) / k)
     weights /= weights.sum(1, keepdims=True)
     expected = weights @ image[:, :, 0].astype(float) @ weights.T
-    assert close(fit_picture(image, image_size=size, gray=True)[:, :, 0], expected, 1)
+    assert close(fit_picture(image, Fit(image_size=size, gray=True))[:, :, 0], expected, 1)
+
+
+@pytest.mark.parametrize("resize", ["crop", "squash"])
+def test_the_edge_is_cut_away_and_the_filter_is_the_one_asked_for(resize: Literal["crop", "squash"]) -> None:
+    image = smooth(40, 80)
+    fit = Fit(image_size=16, gray=False, resize=resize, crop_fraction=0.75, interpolation="bicubic")
+    box = (25, 5, 55, 35) if resize == "crop" else (10, 5, 70, 35)
+    expected = Image.fromarray(image).resize((16, 16), Image.Resampling.BICUBIC, box=box)
+    assert np.array_equal(fit_picture(image, fit), np.array(expected))
 
 
 def test_gray_is_the_luma_of_itu_r_601() -> None:
     image = smooth()
     expected = image.astype(float) @ np.array([0.299, 0.587, 0.114])
-    assert close(fit_picture(image, image_size=None, gray=True)[:, :, 0], expected[:, 10:70], 1)
-    assert np.array_equal(fit_picture(image[:60, :60, :1], image_size=60, gray=False)[:, :, 2], image[:60, :60, 0])
+    assert close(fit_picture(image, Fit(image_size=None, gray=True))[:, :, 0], expected[:, 10:70], 1)
+    assert np.array_equal(fit_picture(image[:60, :60, :1], Fit(image_size=60, gray=False))[:, :, 2], image[:60, :60, 0])
 
 
 # ---------------------------------------------------------------- many
@@ -67,7 +78,7 @@ def test_order_bound_and_size_of_many() -> None:
             yield Entry(f"{reached}.png", len(content[size]), lambda size=size: content[size])
 
     for index, (name, found) in enumerate(
-        decode_many(entries(), image_size=None, gray=True, max_pixels=LIMIT, threads=2)
+        decode_many(entries(), Fit(image_size=None, gray=True), max_pixels=LIMIT, threads=2)
     ):
         assert name == f"{index}.png"
         assert isinstance(found, Decoded)
@@ -89,7 +100,7 @@ def test_what_cannot_be_read_is_listed() -> None:
     errors = [PermissionError(13, "Permission denied"), FileNotFoundError(2, "gone"), OSError(5, "Input/output error")]
     entries = [Entry("a.jpg", 1, fail(error)) for error in (*errors, MemoryError())]
     entries.append(Entry("b.jpg", 2**40, fail(AssertionError("read although far too large"))))
-    found = [item for _, item in decode_many(entries, image_size=8, gray=False, max_pixels=LIMIT)]
+    found = [item for _, item in decode_many(entries, Fit(image_size=8, gray=False), max_pixels=LIMIT)]
     reasons = [item.reason for item in found if isinstance(item, Skipped)]
     assert reasons[:2] == ["permission denied", "not there any more"]
     assert reasons[2:4] == ["cannot be read (Input/output error)", "cannot be read (MemoryError)"]
@@ -98,9 +109,9 @@ def test_what_cannot_be_read_is_listed() -> None:
 
 def test_one_loader_gives_the_same_pixels_everywhere() -> None:
     content = encoded(smooth(), "JPEG")
-    [(_, found)] = decode_many([Entry("a.jpg", 1, lambda: content)], image_size=17, gray=False, max_pixels=LIMIT)
+    [(_, found)] = decode_many([Entry("a.jpg", 1, lambda: content)], Fit(image_size=17, gray=False), max_pixels=LIMIT)
     assert isinstance(found, Decoded)
-    assert np.array_equal(found.image, fit_picture(decode(content).image, image_size=17, gray=False))
+    assert np.array_equal(found.image, fit_picture(decode(content).image, Fit(image_size=17, gray=False)))
 
 
 # ---------------------------------------------------------------- names

@@ -18,7 +18,7 @@ from convscope.config import RunConfig, config_to_json
 from convscope.data import load_images
 from convscope.data.batches import Preprocessing, channel_statistics, make_preprocessing, make_resident
 from convscope.data.image_set import ImageSet
-from convscope.data.intake import fit_picture
+from convscope.data.intake import Fit, fit_picture
 from convscope.data.splits import Splits, make_splits
 from convscope.device import (
     choose_device,
@@ -325,5 +325,5 @@ def _write_thumbnails(run: Path, images: ImageSet, samples: list[str], predictio
     size, gray = min(THUMBNAIL_PX, *images.shape[1:]), images.shape[0] == 1
     pictures = {id_: images.images[index_of[id_]] for id_ in shown}
     if images.shape[1:] != (size, size):
-        pictures = {id_: fit_picture(image, image_size=size, gray=gray) for id_, image in pictures.items()}
+        pictures = {id_: fit_picture(image, Fit(image_size=size, gray=gray)) for id_, image in pictures.items()}
     write_thumbnails(run, pictures)

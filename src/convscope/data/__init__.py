@@ -12,7 +12,7 @@ import numpy as np
 from convscope.config import DataConfig
 from convscope.data import archive, folder
 from convscope.data.image_set import ImageSet
-from convscope.data.intake import fit_picture
+from convscope.data.intake import fit_of, fit_picture
 from convscope.errors import UsageError, unknown_name
 from convscope.randomness import permutation
 from convscope.results import OnProgress, ignore_progress
@@ -91,9 +91,10 @@ def _fit(images: ImageSet, config: DataConfig) -> ImageSet:
     """Bring the pictures of a named data set to the configured size and number of channels."""
     channels, height, width = images.shape
     size = config.image_size or min(height, width)
-    if (height, width) == (size, size) and not (config.gray and channels == 3):
+    fit = replace(fit_of(config), image_size=size, gray=config.gray or channels == 1)
+    if (height, width) == (size, size) and fit.crop_fraction == 1 and not (config.gray and channels == 3):
         return images
-    fitted = [fit_picture(picture, image_size=size, gray=config.gray or channels == 1) for picture in images.images]
+    fitted = [fit_picture(picture, fit) for picture in images.images]
     return replace(images, images=np.stack(fitted))
 
 

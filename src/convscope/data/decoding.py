@@ -22,7 +22,6 @@ import threading
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -141,25 +140,10 @@ class _RefusedError(ValueError):
     """A picture we refuse ourselves; its arguments are the reason and the remedy."""
 
 
-@dataclass(frozen=True, eq=False)
-class Opened:
-    """A picture as it came out of its file.
-
-    Args:
-        image: upright, in mode RGB.
-        notes: what was odd about the file, one printable line each.
-        kind: what the file is, whatever its name.
-        mode: how Pillow calls the pixels in the file: L, P, RGB, RGBA, CMYK, I;16, ...
-    """
-
-    image: Image.Image
-    notes: tuple[str, ...]
-    kind: Format
-    mode: str
-
-
-def decode_image(content: bytes, name: str, max_pixels: int, allow_truncated: bool) -> Opened | Skipped:
-    """Return the picture, or why there is none.
+def decode_image(
+    content: bytes, name: str, max_pixels: int, allow_truncated: bool
+) -> tuple[Image.Image, tuple[str, ...]] | Skipped:
+    """Return the picture in mode RGB and its notes, one printable line each, or why there is none.
 
     Args:
         name: shown in the verdict, and its suffix compared with the format found; it need not be printable.
@@ -188,7 +172,7 @@ def decode_image(content: bytes, name: str, max_pixels: int, allow_truncated: bo
                 notes.append("animated: first frame taken")
     except PILLOW_ERRORS as error:
         return Skipped(printable(name), *_verdict_on(error, kind, content))
-    return Opened(image, tuple(notes), kind, picture.mode)
+    return image, tuple(notes)
 
 
 def _load(kind: Format, content: bytes, max_pixels: int) -> Image.Image:

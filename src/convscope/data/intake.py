@@ -10,13 +10,13 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from convscope.config import Interpolation, Resize
+from convscope.config import DataConfig, Interpolation, Resize
 from convscope.data.decoding import decode_image, quiet_pillow
 from convscope.data.names import is_ignored, printable
 from convscope.results import Skipped
@@ -27,10 +27,9 @@ __all__ = [
     "Decoded",
     "Entry",
     "Fit",
-    "available_processors",
-    "decode_entry",
     "decode_many",
     "decode_picture",
+    "fit_of",
     "fit_picture",
     "is_ignored",
     "printable",
@@ -72,6 +71,11 @@ class Fit:
     interpolation: Interpolation = "bilinear"
 
 
+def fit_of(config: DataConfig) -> Fit:
+    """Return how the pictures of a data set are fitted."""
+    return Fit(**{field.name: getattr(config, field.name) for field in fields(Fit)})
+
+
 @dataclass(frozen=True, eq=False)
 class Decoded:
     """One picture.
@@ -80,15 +84,11 @@ class Decoded:
         image: uint8 [H, W, C], C 1 or 3.
         notes: what was odd about its file, one printable line each.
         source_size: (height, width) in pixels before it was fitted.
-        kind: what its file is, for example "JPEG".
-        mode: how Pillow calls the pixels in the file, for example "RGB" or "CMYK".
     """
 
     image: NDArray[np.uint8]
     notes: tuple[str, ...]
     source_size: tuple[int, int]
-    kind: str = ""
-    mode: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,63 +116,39 @@ def decode_picture(content: bytes, name: str, *, max_pixels: int, allow_truncate
     found = decode_image(content, name, max_pixels, allow_truncated)
     if isinstance(found, Skipped):
         return found
-    image = found.image
-    return Decoded(_pixels(image), found.notes, (image.height, image.width), found.kind, found.mode)
+    image, notes = found
+    return Decoded(_pixels(image), notes, (image.height, image.width))
 
 
-def fit_picture(
-    image: NDArray[np.uint8],
-    *,
-    image_size: int | None,
-    gray: bool,
-    resize: Resize = "crop",
-    crop_fraction: float = 1.0,
-    interpolation: Interpolation = "bilinear",
-) -> NDArray[np.uint8]:
-    """Return a picture as a square of `image_size` pixels, uint8 [S, S, 1 or 3]; `Fit` says how.
-
-    Args:
-        image: uint8 [H, W, C], C 1 or 3.
-        image_size: S; None keeps the shorter side.
-        gray: one channel instead of three.
-    """
+def fit_picture(image: NDArray[np.uint8], fit: Fit) -> NDArray[np.uint8]:
+    """Return a picture, uint8 [H, W, 1 or 3], as a square, uint8 [S, S, 1 or 3]."""
     flat = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
-    if not gray and flat.mode == "L":
+    if not fit.gray and flat.mode == "L":
         flat = flat.convert("RGB")
-    rule = Fit(
-        image_size=image_size, gray=gray, resize=resize, crop_fraction=crop_fraction, interpolation=interpolation
-    )
-    return _pixels(_fit(flat, rule))
+    return _pixels(_fitted(flat, fit))
 
 
 def decode_many(
     entries: Iterable[Entry],
+    fit: Fit,
     *,
-    image_size: int | None,
-    gray: bool,
-    resize: Resize = "crop",
-    crop_fraction: float = 1.0,
-    interpolation: Interpolation = "bilinear",
     max_pixels: int,
     allow_truncated: bool = False,
     threads: int | None = None,
 ) -> Iterator[tuple[str, Decoded | Skipped]]:
     """Yield (name, verdict) of each entry in order; pictures are decoded and fitted in parallel.
 
-    Only fitted pictures are kept: at most a few batches of entries are under way at any time. When `image_size` is
+    Only fitted pictures are kept: at most a few batches of entries are under way at any time. When its `image_size` is
     None, a square picture of at most MAX_OWN_SIZE px keeps its size and any other gets DEFAULT_IMAGE_SIZE.
 
     Args:
         threads: decoding threads; None takes one for each processor this process may use.
     """
-    count = threads or available_processors()
-    rule = Fit(
-        image_size=image_size, gray=gray, resize=resize, crop_fraction=crop_fraction, interpolation=interpolation
-    )
+    count = threads or _available_processors()
 
     def verdicts(batch: list[Entry]) -> list[tuple[str, Decoded | Skipped]]:
         with quiet_pillow:  # entered here once for the batch: setting filters costs as much as a tenth of a tiny JPEG
-            return [(entry.name, decode_entry(entry, rule, max_pixels, allow_truncated)) for entry in batch]
+            return [(entry.name, _verdict(entry, fit, max_pixels, allow_truncated)) for entry in batch]
 
     pending: deque[Future[list[tuple[str, Decoded | Skipped]]]] = deque()
     with ThreadPoolExecutor(count, thread_name_prefix="decode") as pool:
@@ -201,26 +177,26 @@ def unreadable(name: str, error: OSError | MemoryError) -> Skipped:
 # ---------------------------------------------------------------- to size
 
 
-def _fit(image: Image.Image, rule: Fit) -> Image.Image:
-    """Return the square that the rule makes of a picture."""
-    if rule.gray and image.mode != "L":
+def _fitted(image: Image.Image, fit: Fit) -> Image.Image:
+    """Return the square that is made of a picture."""
+    if fit.gray and image.mode != "L":
         image = image.convert("L")
     width, height = image.size
     side = min(width, height)
-    size = rule.image_size or side
-    if width == height == size and rule.crop_fraction == 1:
+    size = fit.image_size or side
+    if width == height == size and fit.crop_fraction == 1:
         return image
     kept_width: float
     kept_height: float
-    kept_width, kept_height = (side, side) if rule.resize == "crop" else (width, height)
-    if rule.crop_fraction == 1:
+    kept_width, kept_height = (side, side) if fit.resize == "crop" else (width, height)
+    if fit.crop_fraction == 1:
         left: float = (width - kept_width) // 2  # whole pixels: what is only cut out stays as sharp as it was
         top: float = (height - kept_height) // 2
     else:
-        kept_width, kept_height = (kept * rule.crop_fraction for kept in (kept_width, kept_height))
+        kept_width, kept_height = (kept * fit.crop_fraction for kept in (kept_width, kept_height))
         left, top = (width - kept_width) / 2, (height - kept_height) / 2
     box = (left, top, left + kept_width, top + kept_height)
-    return image.resize((size, size), _FILTERS[rule.interpolation], box=box)
+    return image.resize((size, size), _FILTERS[fit.interpolation], box=box)
 
 
 def _pixels(image: Image.Image) -> NDArray[np.uint8]:
@@ -232,7 +208,7 @@ def _pixels(image: Image.Image) -> NDArray[np.uint8]:
 # ---------------------------------------------------------------- many pictures
 
 
-def decode_entry(entry: Entry, rule: Fit, max_pixels: int, allow_truncated: bool) -> Decoded | Skipped:
+def _verdict(entry: Entry, fit: Fit, max_pixels: int, allow_truncated: bool) -> Decoded | Skipped:
     """Return the fitted picture of one entry, or why there is none."""
     if entry.size > MAX_FILE_BYTES:
         return Skipped(
@@ -245,11 +221,11 @@ def decode_entry(entry: Entry, rule: Fit, max_pixels: int, allow_truncated: bool
     found = decode_image(content, entry.name, max_pixels, allow_truncated)
     if isinstance(found, Skipped):
         return found
-    image = found.image
-    if rule.image_size is None:
+    image, notes = found
+    if fit.image_size is None:
         keeps_size = image.width == image.height <= MAX_OWN_SIZE
-        rule = replace(rule, image_size=image.width if keeps_size else DEFAULT_IMAGE_SIZE)
-    return Decoded(_pixels(_fit(image, rule)), found.notes, (image.height, image.width), found.kind, found.mode)
+        fit = replace(fit, image_size=image.width if keeps_size else DEFAULT_IMAGE_SIZE)
+    return Decoded(_pixels(_fitted(image, fit)), notes, (image.height, image.width))
 
 
 def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
@@ -266,8 +242,7 @@ def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
         yield batch
 
 
-def available_processors() -> int:
-    """Return how many processors this process may use."""
+def _available_processors() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -25,7 +25,17 @@ from numpy.typing import NDArray
 
 from convscope.config import DataConfig
 from convscope.data.image_set import ImageSet
-from convscope.data.intake import DEFAULT_IMAGE_SIZE, MAX_OWN_SIZE, Decoded, Entry, decode_many, fit_picture, printable
+from convscope.data.intake import (
+    DEFAULT_IMAGE_SIZE,
+    MAX_OWN_SIZE,
+    Decoded,
+    Entry,
+    Fit,
+    decode_many,
+    fit_of,
+    fit_picture,
+    printable,
+)
 from convscope.errors import DataError
 from convscope.results import OnProgress, Progress, Skipped
 
@@ -138,8 +148,7 @@ def _read(
     refused: list[Skipped] = []
     verdicts = decode_many(
         entries,
-        image_size=config.image_size,
-        gray=config.gray,
+        fit_of(config),
         max_pixels=config.max_pixels,
         allow_truncated=config.allow_truncated,
     )
@@ -249,9 +258,10 @@ def _stack(pictures: list[NDArray[np.uint8]], config: DataConfig) -> NDArray[np.
     sides = {len(picture) for picture in pictures}
     size = sides.pop() if len(sides) == 1 else DEFAULT_IMAGE_SIZE
     images = np.empty((len(pictures), size, size, 1 if config.gray else 3), np.uint8)
+    fit = Fit(image_size=size, gray=config.gray)
     for number in reversed(range(len(pictures))):
         picture = pictures.pop()
-        images[number] = picture if len(picture) == size else fit_picture(picture, image_size=size, gray=config.gray)
+        images[number] = picture if len(picture) == size else fit_picture(picture, fit)
     return images
 
 
