@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -184,9 +184,7 @@ def finish(run: Path, prepared: Prepared, *, report: bool, resume: bool, on_prog
     """Train to the end, measure on the evaluation part and write all results, in a run folder the caller locked."""
     config, images, network, part = prepared.config, prepared.images, prepared.network, prepared.evaluation_part
     indices = getattr(prepared.splits, part)
-    with stop_on_signals() as stop_requested:
-        train_and_predict = _transfer if config.frozen else _train_whole
-        trained, logits = train_and_predict(run, prepared, indices, on_progress, stop_requested, resume)
+    trained, logits = _train(run, prepared, indices, resume=resume, on_progress=on_progress)
     predictions = _predictions(images, indices, logits)
     recorded = read_json(run / "run.json")
     result = RunResult(
@@ -226,60 +224,34 @@ def finish(run: Path, prepared: Prepared, *, report: bool, resume: bool, on_prog
     return result
 
 
-def _train_whole(
-    run: Path,
-    prepared: Prepared,
-    evaluated: NDArray[np.int64],
-    on_progress: OnProgress,
-    stop_requested: Callable[[], bool],
-    resume: bool,
+def _train(
+    run: Path, prepared: Prepared, evaluated: NDArray[np.int64], *, resume: bool, on_progress: OnProgress
 ) -> tuple[TrainResult, NDArray[np.float32]]:
-    """Train all layers; return how it went and the logits of the `evaluated` pictures."""
-    config, images, splits = prepared.config.train, prepared.images, prepared.splits
-    weights = class_weights(config, images.labels[splits.train], images.num_classes)
-    data = TrainingData(
-        train=make_resident(images, splits.train, prepared.device),
-        validation=make_resident(images, splits.validation, prepared.device) if len(splits.validation) else None,
-        preprocessing=prepared.preprocessing,
-        ids=tuple(images.ids[i] for i in splits.train),
-        class_weights=None if weights is None else torch.tensor(weights, device=prepared.device),
-    )
-    trained = train_loop(
-        prepared.network, data, config, run, on_progress=on_progress, stop_requested=stop_requested, resume=resume
-    )
-    on_progress(Progress(f"evaluating on the {prepared.evaluation_part} part", 0, None))
-    resident = make_resident(images, evaluated, prepared.device)
-    return trained, predict_logits(prepared.network, resident, prepared.preprocessing).cpu().numpy()
-
-
-def _transfer(
-    run: Path,
-    prepared: Prepared,
-    evaluated: NDArray[np.int64],
-    on_progress: OnProgress,
-    stop_requested: Callable[[], bool],
-    resume: bool,
-) -> tuple[TrainResult, NDArray[np.float32]]:
-    """Train a head on the frozen network, and more of it where that is asked for; returns as `_train_whole`."""
-    device = prepared.device
-    sources = Sources(
-        images=prepared.images,
-        splits=prepared.splits,
-        preprocessing=prepared.preprocessing,
-        device=device,
-        forward_of=lambda module: torch_forward(module, device),
-        cache=cache_folder("features", otherwise="train with --no-freeze"),
-    )
-    return train_transfer(
-        prepared.network,
-        sources,
-        prepared.config.train,
-        run,
-        evaluated=evaluated,
-        on_progress=on_progress,
-        stop_requested=stop_requested,
-        resume=resume,
-    )
+    """Train all layers, or what a frozen network leaves to train; return how it went and the `evaluated` logits."""
+    config, images, splits, device = prepared.config, prepared.images, prepared.splits, prepared.device
+    network, preprocessing = prepared.network, prepared.preprocessing
+    with stop_on_signals() as stop_requested:
+        sitting: Any = {"on_progress": on_progress, "stop_requested": stop_requested, "resume": resume}
+        if config.frozen:
+            sources = Sources(
+                images=images,
+                splits=splits,
+                preprocessing=preprocessing,
+                device=device,
+                forward_of=lambda module: torch_forward(module, device),
+                cache=cache_folder("features", otherwise="train with --no-freeze"),
+            )
+            return train_transfer(network, sources, config.train, run, evaluated=evaluated, **sitting)
+        data = TrainingData(
+            train=make_resident(images, splits.train, device),
+            validation=make_resident(images, splits.validation, device) if len(splits.validation) else None,
+            preprocessing=preprocessing,
+            ids=tuple(images.ids[i] for i in splits.train),
+            class_weights=class_weights(config.train, images.labels[splits.train], images.num_classes),
+        )
+        trained = train_loop(network, data, config.train, run, **sitting)
+        on_progress(Progress(f"evaluating on the {prepared.evaluation_part} part", 0, None))
+        return trained, predict_logits(network, make_resident(images, evaluated, device), preprocessing).cpu().numpy()
 
 
 def _fraction_of_peak(prepared: Prepared, trained: TrainResult) -> float:

@@ -17,11 +17,8 @@ from torch import Tensor, nn
 
 from convscope.errors import UsageError
 from convscope.models.blocks import InputShape
-from convscope.models.stages import find_stages
+from convscope.models.stages import agree, find_stages
 from convscope.modes import evaluation_mode
-
-TOLERANCE = 1e-4
-"""Largest difference at the original size, relative to the largest logit where that is above 1."""
 
 
 def to_convolutional(model: nn.Module, input_shape: InputShape) -> nn.Sequential:
@@ -50,7 +47,7 @@ def to_convolutional(model: nn.Module, input_shape: InputShape) -> nn.Sequential
         expected = model(x)
         converted = nn.Sequential(*_converted(_flat(module for _, module in stages), x)).eval()
         scores = converted(x)
-    if scores.shape[2:] != (1, 1) or not _close(scores.flatten(1), expected):
+    if scores.shape[2:] != (1, 1) or not agree(scores.flatten(1), expected):
         raise UsageError(f"this {type(model).__name__} would compute something else in convolutional form")
     return converted
 
@@ -85,7 +82,7 @@ def _converted(layers: Iterator[nn.Module], x: Tensor) -> Iterator[nn.Module]:
         elif isinstance(layer, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d):
             yield from _pooling_of_fixed_size(layer, _size(seen), _size(x))
         elif seen.ndim == 4 and x.ndim == 2:
-            if not _close(x, seen.mean(dim=(2, 3))):
+            if not agree(x, seen.mean(dim=(2, 3))):
                 raise UsageError(f"{type(layer).__name__} turns maps into a vector in a way of its own")
             yield nn.AvgPool2d(_size(seen), stride=1)  # global pooling under a name of timm's
         else:
@@ -130,7 +127,3 @@ def _pooling_of_fixed_size(
 
 def _size(maps: Tensor) -> tuple[int, int]:
     return maps.shape[2], maps.shape[3]
-
-
-def _close(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and bool((a - b).abs().max() <= TOLERANCE * b.abs().max().clamp(min=1))

@@ -12,7 +12,7 @@ from convscope.models.blocks import InputShape
 from convscope.modes import evaluation_mode
 
 TOLERANCE = 1e-4
-"""Largest difference, relative to the largest logit, between a network and the chain of its stages."""
+"""Largest difference between two ways to compute the same, relative to the largest value where that is above 1."""
 
 Stage = tuple[str, nn.Module]
 
@@ -75,7 +75,7 @@ def split_stages(stages: Sequence[Stage], unfreeze: Sequence[str]) -> tuple[Froz
     Raises:
         UsageError: a name fits no stage; lists those there are.
     """
-    names = [name for name, module in stages if any(True for _ in module.parameters())]
+    names = [name for name, module in stages if has_parameters(module)]
     for wanted in unfreeze:
         if wanted != "all" and not any(_fits(name, wanted) for name in names):
             raise unknown_name("stage", wanted, names)
@@ -83,7 +83,7 @@ def split_stages(stages: Sequence[Stage], unfreeze: Sequence[str]) -> tuple[Froz
         name == names[-1] or "all" in unfreeze or any(_fits(name, wanted) for wanted in unfreeze) for name, _ in stages
     ]
     first = learns.index(True)
-    while first and not any(True for _ in stages[first - 1][1].parameters()):
+    while first and not has_parameters(stages[first - 1][1]):
         first -= 1  # pooling, dropout and the like belong to what they feed, but for what shrinks the maps
         if _shrinks(stages[first][1]):
             first += 1
@@ -92,7 +92,7 @@ def split_stages(stages: Sequence[Stage], unfreeze: Sequence[str]) -> tuple[Froz
     return Frozen(*(module for _, module in stages[:first])), nn.Sequential(*rest[first:])
 
 
-def find_head(rest: nn.Sequential) -> nn.Linear:
+def dense_head(rest: nn.Sequential) -> nn.Linear:
     """Return the last stage, which gives the logits.
 
     Raises:
@@ -102,6 +102,18 @@ def find_head(rest: nn.Sequential) -> nn.Linear:
     if not isinstance(last, nn.Linear):
         raise UsageError(f"the last stage is a {type(last).__name__}, not a dense layer; train with --no-freeze")
     return last
+
+
+def has_parameters(module: nn.Module) -> bool:
+    """Return whether there is anything to learn in a module."""
+    return any(True for _ in module.parameters())
+
+
+def agree(found: Tensor, expected: Tensor) -> bool:
+    """Return whether two ways to compute the same gave the same, up to TOLERANCE."""
+    if found.shape != expected.shape:
+        return False
+    return bool((found - expected).abs().max() <= TOLERANCE * expected.abs().max().clamp(min=1))
 
 
 def _named(network: nn.Module, names: Sequence[str]) -> list[Stage] | None:
@@ -132,11 +144,7 @@ def _is_the_network(network: nn.Module, stages: Sequence[Stage], input_shape: In
                 x = stage(x)
         except (RuntimeError, TypeError):  # the attributes have the right names and another meaning
             return False
-        return x.shape == expected.shape and _close(x, expected)
-
-
-def _close(a: Tensor, b: Tensor) -> bool:
-    return bool((a - b).abs().max() <= TOLERANCE * b.abs().max().clamp(min=1))
+        return agree(x, expected)
 
 
 def _fits(name: str, wanted: str) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -48,14 +48,14 @@ class TrainingData:
 
     Args:
         ids: names of the pictures of `train`, for messages.
-        class_weights: float32 [K], how much a picture of each class counts in the training loss; None is the same.
+        class_weights: K numbers, how much a picture of each class counts in the training loss; None: all the same.
     """
 
     train: Resident
     validation: Resident | None
     preprocessing: Preprocessing
     ids: tuple[str, ...]
-    class_weights: Tensor | None = None
+    class_weights: Sequence[float] | None = None
 
 
 @dataclass
@@ -122,6 +122,7 @@ class _Session:
     dtype: torch.dtype | None
     state: LoopState
     step_seed: int
+    class_weights: Tensor | None
     clock: float
     saved_at: float
     shown_at: float = 0.0
@@ -191,6 +192,7 @@ def train(
         dtype=dtype,
         state=LoopState(),
         step_seed=derive_seed(config.seed, "step"),
+        class_weights=None if data.class_weights is None else torch.tensor(data.class_weights, device=device),
         clock=now,
         saved_at=now,
     )
@@ -301,16 +303,14 @@ def _add_gradients(session: _Session, x: Tensor, labels: Tensor, *, share: float
     """Add the gradients of `share` of the mean loss; return the whole loss and the logits, both detached."""
     with torch.autocast(session.device.type, dtype=session.dtype) if session.dtype else nullcontext():
         logits = session.model(x)
-        loss = F.cross_entropy(
-            logits, labels, session.data.class_weights, label_smoothing=session.config.label_smoothing
-        )
+        loss = F.cross_entropy(logits, labels, session.class_weights, label_smoothing=session.config.label_smoothing)
     session.scaler.scale(loss if share == 1 else loss * share).backward()  # type: ignore[no-untyped-call]
     return loss.detach(), logits.detach()
 
 
 def _weight(session: _Session, labels: Tensor) -> float:
     """Return how much these pictures count in a mean loss."""
-    weights = session.data.class_weights
+    weights = session.class_weights
     return len(labels) if weights is None else float(weights[labels].sum())
 
 

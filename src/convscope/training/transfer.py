@@ -20,7 +20,7 @@ from convscope.data.image_set import ImageSet
 from convscope.data.splits import Splits
 from convscope.errors import Interrupted, UsageError
 from convscope.evaluation.predict import predict_logits
-from convscope.models.stages import Frozen, Stage, find_head, find_stages, split_stages
+from convscope.models.stages import Frozen, Stage, dense_head, find_stages, has_parameters, split_stages
 from convscope.results import EpochRecord, OnProgress
 from convscope.runs import write_history
 from convscope.training.features import (
@@ -40,7 +40,7 @@ MEMORY_SHARE = 0.5
 
 @dataclass(frozen=True)
 class Sources:
-    """What transfer learning is given beside the netsitting.
+    """What transfer learning is given beside the network.
 
     Args:
         forward_of: returns the fastest way to run a frozen module on this device.
@@ -116,15 +116,13 @@ def train_transfer(
     unfrozen = () if config.unfreeze_at is None else config.unfreeze or ("all",)
     frozen, rest = split_stages(stages, unfrozen)
     cut = _compute(sitting, frozen) if len(frozen) and _fits_in_memory(frozen, sources, config) else None
-    record, logits = None, None
+    record = None
     if config.unfreeze_at != 1:
         features = _head_features(sitting, stages, rest, cut)
-        record, logits = _fit_head(sitting, find_head(rest), features, evaluated, start)
+        record, logits = _fit_head(sitting, dense_head(rest), features, evaluated, start)
         write_history(run, (record,))
-    if config.unfreeze_at is None:
-        assert record is not None
-        assert logits is not None
-        return TrainResult((record,), record.epoch, record.seconds), logits
+        if config.unfreeze_at is None:
+            return TrainResult((record,), record.epoch, record.seconds), logits
     return _fine_tune(sitting, frozen, rest, cut, record, evaluated, resume=resume)
 
 
@@ -134,8 +132,9 @@ def _head_features(sitting: _Sitting, stages: list[Stage], rest: nn.Sequential, 
         frozen, rest = split_stages(stages, ())
         return _compute(sitting, Frozen(frozen, *list(rest)[:-1], nn.Flatten()))
     between = copy.deepcopy(nn.Sequential(*list(rest)[:-1], nn.Flatten()))  # frozen for the moment, to learn later
-    learns = any(True for _ in between.parameters())  # what has nothing to learn is too little to be worth exporting
-    forward = sitting.sources.forward_of(Frozen(between)) if learns else torch_forward(between, sitting.sources.device)
+    sources = sitting.sources
+    exported = has_parameters(between)  # the rest, pooling and the like, is too little to be worth it
+    forward = sources.forward_of(Frozen(between)) if exported else torch_forward(between, sources.device)
 
     def onward(values: Floats) -> Floats:
         starts = range(0, len(values), BATCH_SIZE)
@@ -210,13 +209,12 @@ def _fine_tune(
         values = torch.from_numpy(np.stack(views or [cut.of(indices)])).to(sources.device)
         return ResidentFeatures(values, torch.from_numpy(images.labels[indices]).to(sources.device))
 
-    weights = class_weights(config, images.labels[splits.train], images.num_classes)
     data = TrainingData(
         train=resident(splits.train, () if cut is None else cut.views),
         validation=resident(splits.validation) if len(splits.validation) else None,
         preprocessing=sources.preprocessing,
         ids=tuple(images.ids[i] for i in splits.train),
-        class_weights=None if weights is None else torch.tensor(weights, device=sources.device),
+        class_weights=class_weights(config, images.labels[splits.train], images.num_classes),
     )
     result = train(
         model,
