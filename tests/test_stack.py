@@ -140,7 +140,7 @@ def layer_texts(draw: st.DrawFn) -> str:
         case "linear" | "se" | "lrn":
             return f"{word} {draw(numbers)}"
         case "dropout" | "dropout2d":
-            return f"{word} {draw(st.floats(0, 0.99))!r}" if draw(st.booleans()) else word
+            return f"{word} {draw(st.floats(0, 0.99, allow_subnormal=False))!r}" if draw(st.booleans()) else word
     return word
 
 
