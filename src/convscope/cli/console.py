@@ -1,0 +1,137 @@
+"""What every command prints with: results to stdout, everything else to stderr.
+
+rich is imported where something is drawn: that takes longer than the whole of a prediction.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convscope.results import OnProgress, Progress
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from convscope.results import Accuracy, RunResult
+
+
+@cache
+def out_console() -> Console:
+    """Return the console of results."""
+    from rich.console import Console
+
+    return Console(soft_wrap=True)
+
+
+@cache
+def error_console() -> Console:
+    """Return the console of everything else."""
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def escape(text: str) -> str:
+    """Return text in which no square bracket is markup."""
+    from rich.markup import escape
+
+    return escape(text)
+
+
+@contextmanager
+def start(as_json: bool) -> Iterator[OnProgress]:
+    """Yield a progress callback that draws on stderr: a live bar on a terminal, one line an epoch elsewhere."""
+    with error_console().status("starting"):
+        import convscope.api  # noqa: F401  importing torch takes seconds
+    if not error_console().is_terminal:
+        announced: set[str] = set()
+        yield lambda progress: _print_finished_stages(progress, announced)
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    bar = Bar(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[values]}"),
+        console=error_console(),
+    )
+    tasks: dict[str, Any] = {}
+
+    def show(progress: Progress) -> None:
+        if progress.stage not in tasks:
+            tasks[progress.stage] = bar.add_task(progress.stage, total=progress.total, values="")
+        values = "  ".join(f"{name} {value}" for name, value in progress.values.items())
+        bar.update(tasks[progress.stage], completed=progress.done, total=progress.total, values=values)
+
+    with bar:
+        yield show
+
+
+def _print_finished_stages(progress: Progress, announced: set[str]) -> None:
+    if progress.total is None and progress.stage in announced:
+        return
+    if progress.total is None or progress.done >= progress.total:
+        announced.add(progress.stage)
+        values = "  ".join(f"{name} {value}" for name, value in progress.values.items())
+        error_console().print(f"{progress.stage}  {values}".rstrip(), soft_wrap=True, highlight=False, markup=False)
+
+
+def print_result(result: RunResult, *, as_json: bool, report: bool) -> None:
+    """Print how a run ended."""
+    from convscope.evaluation.records import result_to_json
+
+    if as_json:
+        print_json(result_to_json(result))
+        return
+    accuracy = result.accuracy
+    lines = [
+        ("accuracy", f"{accuracy_text(accuracy)} on the {result.part} part of {result.data}"),
+        ("loss", f"{result.metrics.loss:.4f}"),
+        ("network", f"{result.model}, {result.num_params:,} parameters"),
+    ]
+    if result.train_seconds is not None and result.fraction_of_peak_flops is not None:
+        speed = f"{result.fraction_of_peak_flops:.0%} of this machine's measured peak"
+        lines.append(("training", f"{result.epochs} epoch(s) in {result.train_seconds:.1f} s, {speed}"))
+    lines += [("note", note) for note in result.notes]
+    lines.append(("run", result.run))
+    if report:
+        lines.append(("report", str(Path(result.run) / "report.html")))
+    for name, value in lines:
+        out_console().print(f"{name:10}{value}", highlight=False, markup=False)
+
+
+def accuracy_text(accuracy: Accuracy) -> str:
+    """Return an accuracy with its n and interval, one line."""
+    interval = f"95 % interval {accuracy.low:.2%} to {accuracy.high:.2%}"
+    return f"{accuracy.value:.2%} ({accuracy.correct:,} of {accuracy.n:,}; {interval})"
+
+
+def print_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    """Print rows under column headings; square brackets in a cell are text."""
+    from rich.table import Table as TextTable
+
+    table = TextTable(box=None, pad_edge=False, header_style="bold")
+    longest_name = max((len(row[0]) for row in rows), default=0)
+    for number, column in enumerate(columns):
+        table.add_column(column, overflow="fold", min_width=min(longest_name, 40) if number == 0 else None)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    out_console().print(table, highlight=False)
+
+
+def cell(value: str | int | None) -> str:
+    """Return a value as it stands in a table."""
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else value
+
+
+def print_json(tree: Any) -> None:  # noqa: ANN401
+    """Print one JSON object, on one line."""
+    sys.stdout.write(json.dumps(tree, ensure_ascii=False, allow_nan=False) + "\n")

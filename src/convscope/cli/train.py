@@ -1,0 +1,145 @@
+"""`convscope train` and `convscope recipe`: from data to an evaluated run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from convscope.cli.console import print_result, print_table, start
+from convscope.cli.options import DataDir, Json, Out, Report, parse_names, parse_split
+from convscope.errors import UsageError
+
+
+def train(
+    data: Annotated[str | None, typer.Argument(help="Data set name, folder or archive.")] = None,
+    model: Annotated[str | None, typer.Option(help="Network; see `convscope models`. [default: auto]")] = None,
+    stack: Annotated[str | None, typer.Option(help='Network in one line: "conv 8 5x5; relu; linear 10".')] = None,
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="Start from published weights.")] = False,
+    weights: Annotated[Path | None, typer.Option(help="Start from this .safetensors (or .pth) file.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training part.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Pictures per step.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate (peak of a one-cycle schedule).")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="adam, adamw or sgd.")] = None,
+    momentum: Annotated[float | None, typer.Option(help="Of SGD; first beta of Adam.")] = None,
+    beta2: Annotated[float | None, typer.Option(help="Second beta of Adam.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Weight decay.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="one-cycle or constant.")] = None,
+    accumulate: Annotated[int | None, typer.Option(help="Batches whose gradients are added up.")] = None,
+    label_smoothing: Annotated[float | None, typer.Option(help="Share of the target spread over all classes.")] = None,
+    augment: Annotated[str | None, typer.Option(help="Comma list of flip, crop, rotate, zoom, color.")] = None,
+    normalize: Annotated[bool, typer.Option(help="Normalize by the training part's mean and deviation.")] = True,
+    class_weights: Annotated[
+        str | None, typer.Option(help="balanced: classes count the same, however many pictures each has.")
+    ] = None,
+    freeze: Annotated[
+        bool | None, typer.Option("--freeze/--no-freeze", help="Fit the head alone. [default: if pretrained]")
+    ] = None,
+    unfreeze_at: Annotated[int | None, typer.Option(help="Epoch from which frozen stages learn too.")] = None,
+    unfreeze: Annotated[str | None, typer.Option(help="Stages that learn then; default: all.")] = None,
+    unfreeze_lr: Annotated[float | None, typer.Option(help="Learning rate from then on.")] = None,
+    views: Annotated[int | None, typer.Option(help="Augmented versions of a picture a frozen network sees.")] = None,
+    patience: Annotated[int | None, typer.Option(help="Stop after so many epochs without improvement.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights, order, augmentation, dropout. [default: 0]")] = None,
+    split: Annotated[str | None, typer.Option(help="Percentages train/validation/test, for example 70/15/15.")] = None,
+    split_seed: Annotated[int | None, typer.Option(help="Seed of the split. [default: 0]")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side of the pictures in pixels.")] = None,
+    gray: Annotated[bool, typer.Option("--gray", help="One channel.")] = False,
+    per_class: Annotated[int | None, typer.Option(help="At most so many pictures of each class and part.")] = None,
+    drop_empty: Annotated[bool, typer.Option("--drop-empty", help="Leave out classes without pictures.")] = False,
+    allow_truncated: Annotated[bool, typer.Option("--allow-truncated", help="Accept files cut short.")] = False,
+    max_pixels: Annotated[int | None, typer.Option(help="Refuse larger pictures.")] = None,
+    data_dir: DataDir = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    mixed_precision: Annotated[bool, typer.Option("--mixed-precision", help="Where the device has it.")] = False,
+    checkpoint_seconds: Annotated[float | None, typer.Option(help="Longest time between checkpoints.")] = None,
+    checkpoint_steps: Annotated[int | None, typer.Option(help="Save every so many steps as well.")] = None,
+    out: Out = None,
+    resume: Annotated[Path | None, typer.Option(help="Run folder to go on with.")] = None,
+    report: Report = True,
+    as_json: Json = False,
+) -> None:
+    """Train a network, measure it on test pictures and write a report."""
+    options = {
+        "stack": stack,
+        "pretrained": pretrained or None,
+        "weights": None if weights is None else str(weights),
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "lr": lr,
+        "optimizer": optimizer,
+        "momentum": momentum,
+        "beta2": beta2,
+        "weight_decay": weight_decay,
+        "schedule": schedule,
+        "accumulate": accumulate,
+        "label_smoothing": label_smoothing,
+        "augment": parse_names(augment),
+        "class_weights": class_weights,
+        "freeze": freeze,
+        "unfreeze_at": unfreeze_at,
+        "unfreeze": parse_names(unfreeze),
+        "unfreeze_lr": unfreeze_lr,
+        "views": views,
+        "normalize": None if normalize else False,
+        "patience": patience,
+        "seed": seed,
+        "split": None if split is None else parse_split(split),
+        "split_seed": split_seed,
+        "image_size": image_size,
+        "gray": gray or None,
+        "per_class": per_class,
+        "drop_empty": drop_empty or None,
+        "allow_truncated": allow_truncated or None,
+        "max_pixels": max_pixels,
+        "data_dir": None if data_dir is None else str(data_dir.resolve()),
+        "device": device,
+        "threads": threads,
+        "mixed_precision": mixed_precision or None,
+        "checkpoint_seconds": checkpoint_seconds,
+        "checkpoint_steps": checkpoint_steps,
+    }
+    given = sorted(name for name, value in options.items() if value is not None)
+    if resume is not None and (given or out is not None):
+        named = ", ".join("--" + name.replace("_", "-") for name in given) or "--out"
+        raise UsageError(f"--resume goes on exactly as the run was started; it takes no {named}")
+    if resume is None and data is None:
+        raise UsageError("name the data to train on, for example: convscope train mnist5k")
+    with start(as_json) as on_progress:
+        from convscope import api
+
+        if resume is not None:
+            result = api.resume(resume, data=data, model=model, report=report, on_progress=on_progress)
+        else:
+            assert data is not None
+            result = api.train(data, model=model, out=out, report=report, on_progress=on_progress, **options)
+    print_result(result, as_json=as_json, report=report)
+
+
+def recipe(
+    name: Annotated[str | None, typer.Argument(help="Name of the recipe.")] = None,
+    list_: Annotated[bool, typer.Option("--list", help="List the recipes.")] = False,
+    data: Annotated[str | None, typer.Option(help="Other pictures than the recipe's own.")] = None,
+    data_dir: DataDir = None,
+    seed: Annotated[int, typer.Option(help="Of weights, order, augmentation, dropout.")] = 0,
+    out: Out = None,
+    report: Report = True,
+    as_json: Json = False,
+) -> None:
+    """Run a named recipe."""
+    if list_ or name is None:
+        from convscope.recipes import RECIPES
+
+        rows = [(key, entry.description, entry.needs or entry.config().data.source) for key, entry in RECIPES.items()]
+        print_table(("recipe", "what it is", "data"), rows)
+        return
+    with start(as_json) as on_progress:
+        from convscope import api
+
+        folder = None if data_dir is None else str(data_dir.resolve())
+        result = api.recipe(
+            name, data=data, data_dir=folder, seed=seed, out=out, report=report, on_progress=on_progress
+        )
+    print_result(result, as_json=as_json, report=report)
