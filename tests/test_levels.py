@@ -17,7 +17,7 @@ LEVELS = (
     ("training", "inspection", "export"),
     ("comparison", "report", "lab"),
     ("serve",),
-    ("workflow",),
+    ("workflow", "insight"),
     ("api",),
     ("cli",),
     ("__main__",),

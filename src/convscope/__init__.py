@@ -12,9 +12,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from convscope.api import evaluate, make_config, recipe, resume, run_config, train, write_report
+    from convscope.api import evaluate, inspect, make_config, recipe, resume, run_config, train, write_report
 
-__all__ = ["evaluate", "make_config", "recipe", "resume", "run_config", "train", "write_report"]
+__all__ = ["evaluate", "inspect", "make_config", "recipe", "resume", "run_config", "train", "write_report"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401

@@ -27,6 +27,7 @@ from convscope.device import (
 )
 from convscope.errors import DataError, ResumeMismatch, UsageError, unknown_name
 from convscope.evaluation.metrics import compute_metrics
+from convscope.insight import inspect as inspect
 from convscope.models import MODELS, build_model, count_parameters, find_model, published_preprocessing
 from convscope.models.pretrained import weights_status
 from convscope.models.saved import SavedModel, load_model

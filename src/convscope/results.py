@@ -243,4 +243,35 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
 
 
-Panel = ImageGrid | Curves | Matrix | Table
+@dataclass(frozen=True)
+class Maps:
+    """Maps of numbers, several to a picture: what a layer made of a picture, or what it has learned.
+
+    Args:
+        maps: one entry a picture, float32 [M, H, W], M maps that share one scale, or [M, H, W, 3], colours in 0..1;
+            NaN where there is nothing. Sizes may differ.
+        captions: one for each entry, a line break between its parts.
+    """
+
+    title: str
+    maps: tuple[NDArray[np.float32], ...]
+    captions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Heat:
+    """How much each place of a picture counts.
+
+    Args:
+        picture: uint8 [H, W, C], C 1 or 3.
+        heats: float32 [h, w] each, spread over the whole picture; negative where a place counts against.
+        captions: one for each heat, a line break between its parts.
+    """
+
+    title: str
+    picture: NDArray[np.uint8]
+    heats: tuple[NDArray[np.float32], ...]
+    captions: tuple[str, ...]
+
+
+Panel = ImageGrid | Curves | Matrix | Table | Maps | Heat

@@ -6,8 +6,6 @@ Names come from strangers, so every text goes through `printable`, and axis labe
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from math import isnan, nan, pi
 from typing import Any, Literal
@@ -29,6 +27,7 @@ from bokeh.plotting import figure
 from numpy.typing import NDArray
 from PIL import Image
 
+from convscope.report.colours import png_uri
 from convscope.report.text import UNKNOWN, name_text, percent_text, printable, shorten
 from convscope.results import Curves, Matrix, Table
 
@@ -58,9 +57,7 @@ def encode_png(image: NDArray[np.uint8]) -> str:
     """Return a picture, uint8 [H, W, C], as the data URI of a PNG."""
     picture = Image.fromarray(image.squeeze(axis=2) if image.shape[2] == 1 else image)
     picture.thumbnail((MAX_PICTURE_PX, MAX_PICTURE_PX))
-    content = io.BytesIO()
-    picture.save(content, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
+    return png_uri(picture)
 
 
 # ---------------------------------------------------------------- curves

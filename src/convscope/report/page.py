@@ -20,11 +20,11 @@ from jinja2 import Environment, StrictUndefined, Template, UndefinedError
 from markupsafe import Markup
 
 from convscope.errors import RunError
-from convscope.report import charts
+from convscope.report import charts, colours
 from convscope.report.section import RecordedRun, Section, load_recorded_run
 from convscope.report.sections import SECTIONS
 from convscope.report.text import UNKNOWN, accuracy_text, printable
-from convscope.results import Curves, ImageGrid, Panel, Table
+from convscope.results import Curves, Heat, ImageGrid, Maps, Panel, Table
 from convscope.runs import write_bytes
 
 SMALL_PICTURE_PX = 100
@@ -45,7 +45,7 @@ def build_report(run: Path) -> Path:
     try:
         recorded = load_recorded_run(run)
         sections = {name: compute(recorded) for name, compute in SECTIONS.items()}
-        content = render_page(recorded, sections)
+        content = render_page(_heading(recorded), sections)
     except (LookupError, TypeError, ValueError, AttributeError, BadZipFile, UndefinedError) as error:
         raise RunError(
             f"{run} holds no run that this version can report ({type(error).__name__}: {error}); "
@@ -56,8 +56,26 @@ def build_report(run: Path) -> Path:
     return path
 
 
-def render_page(run: RecordedRun, sections: Mapping[str, Section]) -> bytes:
-    """Return the HTML file of a run with these sections, by the name that a link to them carries."""
+@dataclass(frozen=True)
+class Heading:
+    """What stands at the head of a page: its title, the figure that matters most or "", and where it comes from."""
+
+    title: str
+    headline: str
+    origin: str
+
+
+def _heading(run: RecordedRun) -> Heading:
+    facts = run.facts
+    return Heading(
+        title=f"{facts['model']['name']} on {facts['data']['name']}",
+        headline=f"Accuracy on the test part: {accuracy_text(run.results['accuracy'])}" if run.results else "",
+        origin=f"Run {run.name}, started {facts['created']}, convscope {facts['convscope']}",
+    )
+
+
+def render_page(heading: Heading, sections: Mapping[str, Section]) -> bytes:
+    """Return an HTML file with these sections, by the name that a link to them carries."""
     drawing = _Drawing({})
     shown = [
         {"name": name, "section": section, "panels": [drawing.draw(panel) for panel in section.panels]}
@@ -72,13 +90,12 @@ def render_page(run: RecordedRun, sections: Mapping[str, Section]) -> bytes:
     return (
         _template()
         .render(
-            run=run,
+            heading=heading,
             sections=shown,
             places={name: Markup(division) for name, division in places.items()},
             scripts=[Markup(script) for script in scripts],
             script_sources=" ".join(map(_content_hash, scripts)) or "'none'",
             style=Markup(files("convscope.report").joinpath("page.css").read_text("utf-8")),
-            accuracy=accuracy_text(run.results["accuracy"]) if run.results else None,
         )
         .encode()
     )
@@ -93,6 +110,8 @@ class _Drawing:
     def draw(self, panel: Panel) -> dict[str, Any]:
         if isinstance(panel, ImageGrid):
             return {"kind": "pictures", "title": panel.title, "pictures": _pictures(panel)}
+        if isinstance(panel, Maps | Heat):
+            return {"kind": "pictures", "size": "large", "title": panel.title, "pictures": _large_pictures(panel)}
         if isinstance(panel, Table):
             rows = len(panel.rows)
             size = "scrolling long" if rows > SCREEN_TABLE_ROWS else "long" if rows > LONG_TABLE_ROWS else None
@@ -128,6 +147,18 @@ def _pictures(grid: ImageGrid) -> list[dict[str, Any]]:
             "wrong": mark,
         }
         for image, caption, mark in zip(grid.images, grid.captions, wrong, strict=True)
+    ]
+
+
+def _large_pictures(panel: Maps | Heat) -> list[dict[str, Any]]:
+    if isinstance(panel, Maps):
+        encoded = [colours.encode_maps(maps) for maps in panel.maps]
+    else:
+        encoded = [colours.encode_heat(panel.picture, heat) for heat in (None, *panel.heats)]
+    captions = panel.captions if isinstance(panel, Maps) else ("the picture", *panel.captions)
+    return [
+        {"source": source, "pixelated": longest_px < SMALL_PICTURE_PX, "caption": caption.split("\n"), "wrong": None}
+        for (source, longest_px), caption in zip(encoded, captions, strict=True)
     ]
 
 

@@ -1,0 +1,182 @@
+"""Looking inside, wired together: a network from a run or by name, a picture, the inspections, the page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convscope.config import MAX_PIXELS, DataConfig, ModelConfig
+from convscope.data.batches import Preprocessing
+from convscope.data.intake import Fit, decode_picture, fit_of, fit_picture, printable, unreadable
+from convscope.device import choose_device, configure_threads
+from convscope.errors import DataError, UsageError
+from convscope.inspection import INSPECTIONS, Subject
+from convscope.inspection.feature_maps import layer_calls
+from convscope.models import build_model, count_parameters, find_model
+from convscope.models.pretrained import pretrained_class_names
+from convscope.models.saved import SavedModel, load_model
+from convscope.report.page import Heading, render_page
+from convscope.report.section import Section
+from convscope.results import OnProgress, Progress, Skipped, ignore_progress
+from convscope.runs import read_config, write_bytes
+
+TOPK = 3
+"""Classes that are named for a picture."""
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """What was looked at and where the page is; `convscope inspect --json` prints the same.
+
+    Args:
+        topk: the most probable classes of the picture, {"label", "probability"} each.
+        layers: {"name", "kind", "output_shape"} of each, in order; names are what `layer` takes.
+        sections: name of each inspection -> why there was nothing to see, or None.
+    """
+
+    page: str
+    model: str
+    picture: str
+    label: str
+    probability: float
+    topk: tuple[dict[str, Any], ...]
+    layers: tuple[dict[str, Any], ...]
+    sections: dict[str, str | None]
+
+
+def inspect(
+    target: str | Path,
+    *,
+    image: str | Path | None = None,
+    layer: str | None = None,
+    channel: int | None = None,
+    out: str | Path | None = None,
+    device: str = "auto",
+    on_progress: OnProgress = ignore_progress,
+) -> Inspected:
+    """Look inside a network while it sees a picture, and write what is seen as one HTML page.
+
+    Args:
+        target: run folder of a finished run, or the name of a network with published weights.
+        image: file of any picture.
+        layer: name of a layer or block to look at closely; None shows all layers.
+        out: the page to write; None is inspection.html in the run folder, or inspection-MODEL.html here.
+
+    Raises:
+        UsageError: the layer or model is unknown, or a name is given without a picture.
+        DataError: the picture cannot be read.
+        WeightsError: the published weights are not there.
+    """
+    run = Path(target)
+    is_run = (run / "model.json").exists() or run.is_dir()
+    if image is None:
+        raise UsageError("name the picture to look at with --image PATH")
+    saved, fit = _from_run(run) if is_run else _from_name(str(target), on_progress)
+    chosen = choose_device(device)
+    configure_threads(None)
+    subject = Subject(
+        network=saved.network.to(chosen),
+        preprocessing=Preprocessing(saved.mean, saved.std),
+        class_names=saved.class_names,
+        picture=_load_picture(Path(image), fit),
+        device=chosen,
+        layer=layer,
+        channel=channel,
+    )
+    sections = compute_sections(subject, on_progress)
+    page = Path(out) if out is not None else run / "inspection.html" if is_run else Path(f"inspection-{run.name}.html")
+    name = printable(Path(image).name)
+    write_bytes(page, render_page(_heading(saved, subject, name), sections))
+    best = np.argsort(-subject.probabilities, kind="stable")[:TOPK]
+    topk = tuple({"label": saved.class_names[k], "probability": float(subject.probabilities[k])} for k in best)
+    return Inspected(
+        page=str(page),
+        model=saved.name,
+        picture=str(image),
+        label=saved.class_names[subject.predicted],
+        probability=float(subject.probabilities[subject.predicted]),
+        topk=topk,
+        layers=tuple(
+            {"name": call.name, "kind": call.kind, "output_shape": list(call.output.shape[1:])}
+            for call in layer_calls(subject)
+        ),
+        sections={name: section.missing or None for name, section in sections.items()},
+    )
+
+
+def compute_sections(subject: Subject, on_progress: OnProgress) -> dict[str, Section]:
+    """Return what every inspection for which enough is known finds, in the order of the table."""
+    sections = {}
+    for name, inspection in INSPECTIONS.items():
+        if inspection.needs == "evidence" and subject.evidence is None:
+            continue
+        on_progress(Progress(f"inspecting: {inspection.title.lower()}", 0, None))
+        try:
+            sections[name] = Section(inspection.title, inspection.intro, inspection.inspect(subject))
+        except UsageError as error:
+            sections[name] = Section(inspection.title, inspection.intro, missing=f"Nothing to see here: {error}.")
+    return sections
+
+
+def _from_run(run: Path) -> tuple[SavedModel, Fit]:
+    saved = load_model(run)
+    channels, height, _ = saved.input_shape
+    return saved, replace(fit_of(read_config(run).data), image_size=height, gray=channels == 1)
+
+
+def _from_name(name: str, on_progress: OnProgress) -> tuple[SavedModel, Fit]:
+    """Return a network with its published weights, and how its pictures are fitted."""
+    config = ModelConfig(name=name, pretrained=True)
+    spec = find_model(name)
+    published = spec.preprocessing
+    if published is None:
+        raise UsageError(f"{name!r} is no run folder, and no network with published weights; train it first")
+    class_names = pretrained_class_names(name)
+    network = build_model(config, spec.native_shape, len(class_names), on_progress)
+    saved = SavedModel(
+        network=network.eval(),
+        name=name,
+        input_shape=spec.native_shape,
+        class_names=class_names,
+        mean=published.mean,
+        std=published.std,
+    )
+    data = DataConfig(
+        source="",
+        image_size=published.image_size,
+        resize=published.resize,
+        crop_fraction=published.crop_fraction,
+        interpolation=published.interpolation,
+    )
+    return saved, fit_of(data)
+
+
+def _load_picture(path: Path, fit: Fit) -> NDArray[np.uint8]:
+    """Return a picture of one's own at the size that the network takes, uint8 [H, W, C].
+
+    Raises:
+        DataError: it cannot be read; says why and what helps.
+    """
+    try:
+        verdict = decode_picture(path.read_bytes(), path.name, max_pixels=MAX_PIXELS)
+    except (OSError, MemoryError) as error:
+        verdict = unreadable(path.name, error)
+    if isinstance(verdict, Skipped):
+        raise DataError(f"{verdict.file}: {verdict.reason}; {verdict.remedy}")
+    return fit_picture(verdict.image, fit)
+
+
+def _heading(saved: SavedModel, subject: Subject, picture: str) -> Heading:
+    label, probability = saved.class_names[subject.predicted], subject.probabilities[subject.predicted]
+    shape = " × ".join(map(str, saved.input_shape))
+    return Heading(
+        title=f"Inside {saved.name}: {picture}",
+        headline=f"The network says {label}, with probability {100 * probability:.1f} %",
+        origin=f"{count_parameters(saved.network):,} parameters, input {shape}, {len(saved.class_names)} classes, "
+        f"convscope {version('convscope')}",
+    )

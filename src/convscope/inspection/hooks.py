@@ -1,0 +1,99 @@
+"""What every layer hands on while a network looks at pictures; hooks live in a `with` and change nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from convscope.errors import UsageError, unknown_name
+
+UNCHANGED = (nn.Identity, nn.Flatten, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
+"""Modules that hand on the numbers they get, outside of training."""
+POOLING = (
+    nn.MaxPool2d, nn.AvgPool2d, nn.LPPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a module.
+
+    Args:
+        name: of the module; from its second call on with the number of the call, as in "relu (call 2)".
+        output: as it left the module, before a later layer could change it in place; [B, ...].
+    """
+
+    name: str
+    module: nn.Module
+    output: Tensor
+
+    @property
+    def kind(self) -> str:
+        """Return the name of the module's class."""
+        return type(self.module).__name__
+
+    @property
+    def is_maps(self) -> bool:
+        """Whether the output is maps [B, C, H, W] of more than one place."""
+        return self.output.ndim == 4 and self.output.shape[2] * self.output.shape[3] > 1
+
+
+@contextmanager
+def recorded_calls(model: nn.Module) -> Iterator[list[Call]]:
+    """Record the calls of all modules that make numbers of their own, in the order in which they end.
+
+    A block that hands on what its last layer made is left out; one that adds or concatenates is not. The modules get
+    copies, so in-place layers leave the record as it is; gradients pass from the copies to the record.
+    """
+    calls: list[Call] = []
+    handed_on: dict[int, tuple[Tensor, int]] = {}  # by id, kept alive so that none comes twice; version when handed on
+    times: dict[str, int] = {}
+
+    def hook(name: str, module: nn.Module, output: object) -> Tensor | None:
+        if not isinstance(output, Tensor) or output.ndim < 2 or not output.is_floating_point():
+            return None
+        if isinstance(module, UNCHANGED) or handed_on.get(id(output), (None, -1))[1] == output._version:
+            return None
+        times[name] = times.get(name, 0) + 1
+        calls.append(Call(name if times[name] == 1 else f"{name} (call {times[name]})", module, output))
+        copy = output.clone()
+        handed_on[id(copy)] = copy, copy._version
+        return copy
+
+    def hook_of(name: str) -> object:
+        return lambda module, _, output: hook(name, module, output)
+
+    handles = [m.register_forward_hook(hook_of(name or "network")) for name, m in model.named_modules()]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def find_call(calls: Sequence[Call], layer: str) -> Call:
+    """Return the call of this name, or the last one inside the block of this name.
+
+    Raises:
+        UsageError: there is none; lists the layers.
+    """
+    inside = [call for call in calls if call.name == layer or call.name.startswith((f"{layer}.", f"{layer} ("))]
+    exact = [call for call in inside if call.name == layer]
+    if not inside:
+        raise unknown_name("layer", layer, (call.name for call in calls))
+    return (exact or inside)[-1]
+
+
+def last_maps(calls: Sequence[Call]) -> Call:
+    """Return the last call whose output is maps, pooling left aside: there features are the richest and have a place.
+
+    Raises:
+        UsageError: the network has no maps.
+    """
+    for call in reversed(calls):
+        if call.is_maps and not isinstance(call.module, POOLING):
+            return call
+    raise UsageError("this network has no maps, only vectors, so nothing in it has a place in the picture")

@@ -1,0 +1,361 @@
+"""Looking inside: what is shown is what the network did, lands where the answer is known, and leaves no mark."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import convscope
+from convscope.config import ModelConfig
+from convscope.data.batches import Preprocessing
+from convscope.errors import DataError, UsageError
+from convscope.inspection import INSPECTIONS, Subject
+from convscope.inspection.feature_maps import inspect_feature_maps, layer_calls
+from convscope.inspection.filters import inspect_filters
+from convscope.inspection.grad_cam import grad_cam
+from convscope.inspection.hooks import find_call
+from convscope.inspection.occlusion import occlusion
+from convscope.models import build_model
+from convscope.report.page import Heading, render_page
+from convscope.report.section import Section
+from convscope.results import Heat, ImageGrid, Maps, Panel
+from tests.test_main_job import convscope as command_line
+from tests.test_report import HOSTILE, Page, browser  # noqa: F401  a fixture
+
+SIDE = 24
+ONLY_MAPS = {"grad-cam"}
+"""Inspections that a network of vectors alone has nothing for, which they say."""
+
+
+class Branches(nn.Module):
+    """Two branches that are concatenated, one activation called twice, and in-place layers: what zoo networks do."""
+
+    def __init__(self, channels: int = 3) -> None:
+        super().__init__()
+        self.left = nn.Conv2d(channels, 4, 3, padding=1)
+        self.right = nn.Sequential(nn.Conv2d(channels, 2, 1), nn.BatchNorm2d(2))
+        self.relu = nn.ReLU(inplace=True)
+        self.mix = nn.Conv2d(6, 5, 3, stride=2)
+        self.drop = nn.Dropout(0.5)
+        self.head = nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = torch.cat([self.relu(self.left(x)), self.right(x)], dim=1)
+        logits: Tensor = self.head(self.drop(self.relu(self.mix(maps)).mean(dim=(2, 3))))
+        return logits
+
+
+NETWORKS: dict[str, tuple[int, Callable[[], nn.Module]]] = {
+    "branches": (3, Branches),
+    "gray": (1, lambda: Branches(1)),
+    "mlp": (1, lambda: nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, 6), nn.ReLU(), nn.Linear(6, 4))),
+    "residual": (3, lambda: build_model(ModelConfig(name="cifar-residual"), (3, SIDE, SIDE), 4)),
+}
+
+
+def make_subject(name: str = "branches", **changes: Any) -> Subject:  # noqa: ANN401
+    channels, build = NETWORKS[name]
+    torch.manual_seed(0)
+    picture = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, channels), dtype=np.uint8)
+    names = ("<b>one</b>", HOSTILE[2], "three", HOSTILE[3])
+    preprocessing = Preprocessing((0.5,) * channels, (0.25,) * channels)
+    return replace(Subject(build(), preprocessing, names, picture, torch.device("cpu")), **changes)
+
+
+def constructed(network: nn.Module, picture: np.ndarray) -> Subject:
+    """Return a subject whose input is the picture in units of 0..1."""
+    return Subject(network, Preprocessing((0.0,), (1.0,)), ("dark", "bright"), picture, torch.device("cpu"))
+
+
+# ---------------------------------------------------------------- every inspection
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("name", INSPECTIONS)
+def test_looking_leaves_no_mark(name: str, network: str) -> None:
+    subject = make_subject(network)
+    modules = list(subject.network.modules())
+    for index, module in enumerate(modules):
+        module.training = index % 3 != 1
+        if index % 2:
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad_(False)
+    subject.network(subject.input()).sum().backward()
+    parameters = list(subject.network.parameters())
+    first = parameters[0]
+    first.grad = torch.full_like(first, 7.0) if first.requires_grad else None
+
+    def state() -> list[object]:
+        return [
+            [module.training for module in modules],
+            [len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in modules],
+            [(p.requires_grad, p.device, None if p.grad is None else p.grad.tolist()) for p in parameters],
+            {key: value.tolist() for key, value in subject.network.state_dict().items()},
+            torch.get_rng_state().tolist(),
+            repr(np.random.get_state()),
+            random.getstate(),
+            subject.picture.tolist(),
+            torch.is_grad_enabled(),
+        ]  # fmt: skip
+
+    before = state()
+    with pytest.raises(UsageError, match="no maps") if network == "mlp" and name in ONLY_MAPS else nullcontext():
+        INSPECTIONS[name].inspect(subject)
+    assert state() == before
+
+
+@pytest.mark.parametrize("name", INSPECTIONS)
+def test_panels_hold_finite_numbers_and_a_caption_each(name: str) -> None:
+    subject = make_subject()
+    panels = INSPECTIONS[name].inspect(subject)
+    assert panels
+    assert INSPECTIONS[name].intro.count(". ") == 0  # one sentence
+    for panel in panels:
+        check_panel(panel)
+    html = render_page(Heading("t", "", "o"), {name: Section("t", "i.", panels)}).decode()
+    page = Page()
+    page.feed(html)
+    assert all(image["alt"] for image in page.of("img"))
+    assert "\u202e" not in html
+    assert "<b>" not in html
+
+
+def check_panel(panel: Panel) -> None:
+    if isinstance(panel, Maps):
+        assert len(panel.maps) == len(panel.captions)
+        for values in panel.maps:
+            assert values.dtype == np.float32
+            assert values.ndim == 3 or (
+                values.ndim == 4 and values.shape[3] == 3 and 0 <= values.min() <= values.max() <= 1
+            )
+            assert np.isfinite(values).any()
+    elif isinstance(panel, Heat):
+        assert len(panel.heats) == len(panel.captions)
+        assert all(heat.ndim == 2 and np.isfinite(heat).all() for heat in panel.heats)
+    elif isinstance(panel, ImageGrid):
+        assert len(panel.images) == len(panel.captions)
+        assert all(image.dtype == np.uint8 for image in panel.images)
+
+
+# ---------------------------------------------------------------- feature maps and filters
+
+
+def test_feature_maps_are_what_a_hook_on_the_module_sees() -> None:
+    subject = make_subject()
+    seen: dict[str, list[np.ndarray]] = {}
+    network = subject.network.eval()
+    for name, module in network.named_modules():
+        seen[name] = []
+        module.register_forward_hook(lambda _, __, output, name=name: seen[name].append(output.detach().numpy().copy()))
+    with torch.no_grad():
+        network(subject.input())
+    calls = {call.name: call.output.numpy() for call in layer_calls(subject)}
+    assert list(calls) == [
+        "left", "relu", "right.0", "right.1", "mix", "relu (call 2)", "head",
+    ]  # fmt: skip
+    for name, output in calls.items():
+        module, _, number = name.partition(" (call ")
+        (expected,) = seen[module][int(number.rstrip(")") or 1) - 1 :][:1]
+        assert np.array_equal(output, expected), name
+    (panel,) = inspect_feature_maps(subject)
+    assert isinstance(panel, Maps)
+    assert np.array_equal(panel.maps[0], calls["left"][0])
+    assert panel.captions[0].startswith(f"layer left\nConv2d: 4 maps, {SIDE} × {SIDE} each")
+    assert np.array_equal(panel.maps[-1][0, 0], calls["head"][0])
+    assert (calls["left"] < 0).any()  # as it was before the in-place ReLU
+    (one,) = inspect_feature_maps(replace(subject, layer="right"))
+    assert isinstance(one, Maps)
+    assert np.array_equal(one.maps[0], calls["right.1"][0])
+
+
+def test_a_block_that_adds_is_a_layer_and_one_that_hands_on_is_not() -> None:
+    calls = layer_calls(make_subject("residual"))
+    kinds = [call.kind for call in calls]
+    assert "ResidualBlock" in kinds
+    assert "Sequential" not in kinds
+    assert len({call.name for call in calls}) == len(calls)
+    with pytest.raises(UsageError, match="unknown layer 'nowhere'"):
+        find_call(calls, "nowhere")
+
+
+def test_filters_are_the_weights() -> None:
+    subject = make_subject()
+    first, deeper = inspect_filters(subject)
+    assert isinstance(first, Maps)
+    assert isinstance(deeper, Maps)
+    weight = subject.network.left.weight.detach().numpy()
+    assert np.allclose((first.maps[0] - 0.5) * 2 * np.abs(weight).max(), weight.transpose(0, 2, 3, 1), atol=1e-6)
+    assert np.array_equal(deeper.maps[0], subject.network.mix.weight.detach().numpy().reshape(30, 3, 3))
+    mlp = make_subject("mlp")
+    (dense,) = inspect_filters(mlp)
+    assert isinstance(dense, Maps)
+    assert np.array_equal(dense.maps[0].reshape(6, -1), mlp.network[1].weight.detach().numpy())
+
+
+# ---------------------------------------------------------------- where the evidence lies
+
+
+class BrightSpot(nn.Module):
+    """Says "bright" by the mean of a blurred copy of the picture: all its evidence lies where the picture is bright."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blur = nn.Conv2d(1, 2, 3, padding=1)
+        self.act = nn.ReLU(inplace=True)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.head = nn.Linear(2, 2)
+        with torch.no_grad():
+            self.blur.weight[0], self.blur.weight[1] = 1 / 9, -1 / 9
+            self.blur.bias.copy_(torch.tensor([0.0, 1.0]))
+            self.head.weight.copy_(torch.tensor([[0.0, 3.0], [200.0, -1.0]]))
+            self.head.bias.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.pool(self.act(self.blur(x))).flatten(1))
+        return logits
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("place", [(2, 3), (14, 10), (18, 18)])
+def test_grad_cam_and_occlusion_land_on_the_object(place: tuple[int, int], frozen: bool) -> None:
+    top, left = place
+    picture = np.zeros((SIDE, SIDE, 1), np.uint8)
+    picture[top : top + 5, left : left + 5] = 255
+    subject = constructed(BrightSpot().requires_grad_(not frozen), picture)
+    assert subject.predicted == 1
+    on_object = np.zeros((SIDE, SIDE), bool)
+    on_object[max(0, top - 1) : top + 6, max(0, left - 1) : left + 6] = True  # the blur reaches one pixel farther
+    layer, (heat,) = grad_cam(subject, (1,))
+    assert layer == "act"
+    assert heat[~on_object].sum() < 0.01 * heat.sum()
+    assert heat[top + 1 : top + 4, left + 1 : left + 4].min() == pytest.approx(float(heat.max()))
+    fall = occlusion(subject, 1, patch=3, step=1, batch_size=50)
+    reach = np.zeros((SIDE, SIDE), bool)
+    reach[max(0, top - 2) : top + 7, max(0, left - 2) : left + 7] = True
+    assert np.abs(fall[~reach]).max() < 1e-6
+    assert np.unravel_index(fall.argmax(), fall.shape) == (top + 2, left + 2)
+
+
+@pytest.mark.parametrize(("name", "layer"), [("branches", "right.0"), ("gray", "mix"), ("residual", None)])
+def test_grad_cam_and_occlusion_equal_captums(name: str, layer: str | None) -> None:
+    attr = pytest.importorskip("captum.attr", reason="captum is not installed: `pip install captum`")
+    subject = make_subject(name, layer=layer)
+    network = subject.network.eval()
+    found, heats = grad_cam(subject, (0, 2))
+    reference = attr.LayerGradCam(network, network.get_submodule(found))
+    for label, heat in zip((0, 2), heats, strict=True):
+        expected = reference.attribute(subject.input(), target=label, relu_attributions=True)[0, 0].detach().numpy()
+        assert np.allclose(heat, expected, atol=1e-5 * max(1e-3, float(expected.max())))
+    channels = subject.picture.shape[2]
+
+    def probabilities(x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return network(x).softmax(dim=1)
+
+    for patch, step in ((6, 3), (5, 5), (7, 4)):
+        reference = attr.Occlusion(probabilities).attribute(
+            subject.input(), (channels, patch, patch), strides=(channels, step, step), target=1, baselines=0
+        )
+        ours = occlusion(subject, 1, patch=patch, step=step, batch_size=7)
+        assert np.allclose(ours, reference[0, 0].numpy(), atol=1e-6), (patch, step)
+
+
+# ---------------------------------------------------------------- the command
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "digits"
+    convscope.train("digits", epochs=2, out=out, report=False)
+    return out
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "<i>a photo&amp;.png"
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (50, 70, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def test_any_picture_can_be_inspected(run: Path, photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = command_line(capsys, "inspect", run, "--image", photo, "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["page"] == str(run / "inspection.html")
+    assert found["sections"] == {name: None for name, entry in INSPECTIONS.items() if entry.needs == "picture"}
+    assert found["topk"][0] == {"label": found["label"], "probability": found["probability"]}
+    html = (run / "inspection.html").read_text("utf-8")
+    assert "<i>" not in html
+    assert "&lt;i&gt;a photo&amp;amp;" in html
+    layer = found["layers"][0]["name"]
+    page = photo.parent / "page.html"
+    code, out, _ = command_line(capsys, "inspect", run, "--image", photo, "--layer", layer, "--out", page)
+    assert code == 0
+    assert out.split()[-1] == str(page)
+    assert f"All that layer {layer} makes" in page.read_text("utf-8")
+
+
+def test_what_cannot_be_inspected_is_told(run: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"broken\.jpg: not an image"):
+        convscope.inspect(run, image=broken)
+    with pytest.raises(DataError, match="not there any more"):
+        convscope.inspect(run, image=tmp_path / "nothing.png")
+    with pytest.raises(UsageError, match="with --image"):
+        convscope.inspect("efficientnet_lite0")
+    with pytest.raises(UsageError, match="no network with published weights"):
+        convscope.inspect("lenet5", image=broken)
+
+
+@pytest.mark.parametrize("name", ["vgg16", "inception_v3", "resnet18", "timm/efficientnet_lite0", "densenet121"])
+def test_networks_of_the_zoo(name: str) -> None:
+    side = 128 if name == "inception_v3" else 64
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = build_model(ModelConfig(name=name), (3, side, side), 4).requires_grad_(False)
+    picture = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    names = ("a", "b", "c", "d")
+    subject = Subject(network, Preprocessing((0.5,) * 3, (0.5,) * 3), names, picture, torch.device("cpu"))
+    layer, _ = grad_cam(subject, (subject.predicted,))
+    expected = {
+        "vgg16": "features.29", "inception_v3": "Mixed_7c", "resnet18": "layer4.1.relu (call 2)",
+        "timm/efficientnet_lite0": "bn2.act", "densenet121": "features.norm5",
+    }  # fmt: skip
+    assert layer == expected[name]
+    (maps,) = inspect_feature_maps(subject)
+    assert isinstance(maps, Maps)
+    assert len(maps.maps) <= 60
+    first, deeper = inspect_filters(subject)
+    check_panel(first)
+    check_panel(deeper)
+    assert first.maps[0].shape[3] == 3
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_browser_shows_the_page_whole(browser: Any, run: Path, photo: Path, width: int) -> None:  # noqa: ANN401, F811
+    found = convscope.inspect(run, image=photo)
+    page = browser.new_page(viewport={"width": width, "height": 800})
+    problems: list[str] = []
+    requests: list[str] = []
+    page.on("console", lambda message: problems.append(message.text) if message.type in {"error", "warning"} else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(Path(found.page).as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("Array.from(document.images).every(i => i.alt && i.complete && i.naturalWidth > 0)")
+    assert page.locator("figcaption").count() == page.locator("img").count() > 10
+    assert problems == []
+    assert [url for url in requests if not url.startswith(("data:", "file:"))] == []
+    page.close()
