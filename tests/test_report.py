@@ -9,7 +9,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -21,11 +21,14 @@ from PIL import Image
 
 from convscope.config import DataConfig, ModelConfig, RunConfig, TrainConfig, config_to_json
 from convscope.errors import RunError
+from convscope.evaluation.calibration import measure_calibration
+from convscope.evaluation.metrics import make_predictions
+from convscope.panels import write_panels
 from convscope.report import SECTIONS, build_report, charts
 from convscope.report.section import load_recorded_run
 from convscope.report.sections.configuration import reproducing_command
 from convscope.report.text import accuracy_text, bytes_text, name_text, printable, seconds_text, shorten
-from convscope.results import Curves, EpochRecord, Line, Matrix, accuracy_of
+from convscope.results import Curves, EpochRecord, Heat, Line, Maps, Matrix, Panel, Table, accuracy_of
 from convscope.runs import (
     read_csv,
     read_history,
@@ -97,6 +100,8 @@ def make_run(
     write_json(folder / "run.json", _facts(class_names, counts, size, channels, ids))
     if finished:
         _write_results(folder, class_names, true, predicted, ids[n_train:], random)
+        write_json(folder / "calibration.json", _calibration(random))
+        write_panels(folder / "inside.npz", _inside(pictures[n_train], class_names))
     return Made(folder, class_names, true, predicted)
 
 
@@ -196,6 +201,27 @@ def _write_results(
             "split_sha256": "cd" * 32,
         },
     )  # fmt: skip
+
+
+def _calibration(random: np.random.Generator) -> dict[str, Any]:
+    k, n = 4, 300
+    labels = random.integers(0, k, n)
+    logits = random.normal(0, 3, (n, k)).astype(np.float32)
+    ids = tuple(map(str, range(n)))
+    predictions = make_predictions(logits=logits, labels=labels, ids=ids, class_names=DIGITS[:k])
+    measured = asdict(measure_calibration(predictions))
+    return {"part": "test", "as_trained": measured, "temperature": 2.5, "fitted_on": n, "scaled": measured}
+
+
+def _inside(picture: np.ndarray, names: tuple[str, ...]) -> tuple[Panel, ...]:
+    heat = np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)
+    wide = np.full((40, 30, 30), np.nan, np.float32)
+    wide[:39] = 1
+    return (
+        Heat(f"Evidence for {names[0]}", picture, (heat,), (f"for {names[0]}",)),
+        Table("What the network says", ("What", "Value"), (("Picture", HOSTILE[3]), ("Actual class", names[0]))),
+        Maps("The picture in 2 layers", (heat[None], wide), ("layer 1", f"layer {HOSTILE[0]}")),
+    )
 
 
 # ---------------------------------------------------------------- reading the page
@@ -333,8 +359,8 @@ def test_pictures_are_the_recorded_ones_in_order(hostile: Made, hostile_page: tu
     predictions, mistakes = (read_csv(hostile.folder / name)[:20] for name in ("predictions.csv", "mistakes.csv"))
     samples = [f"digits/{i}" for i in range(1, 20)]  # of picture 0 no copy was kept
     ids = samples + [row["picture"] for row in predictions + mistakes]
-    assert len(sources) == len(ids) == 59
-    for source, picture in zip(sources, ids, strict=True):
+    assert len(sources) == len(ids) + 4 == 63  # those of the inside stand behind
+    for source, picture in zip(sources, ids, strict=False):
         decoded = np.asarray(Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))))
         assert (decoded == thumbnails[picture][..., 0]).all()
     captions = [c.split("\n") for c in page.captions]
@@ -347,13 +373,13 @@ def test_mistakes_come_worst_first_with_prediction_actual_loss_probability(
 ) -> None:
     page, _ = hostile_page
     rows = read_csv(hostile.folder / "mistakes.csv")[:20]
-    for caption, row in zip(page.captions[40:], rows, strict=True):
+    for caption, row in zip(page.captions[40:60], rows, strict=True):
         expected = (
             f"predicted {name_text(row['predicted'])}", f"actual {name_text(row['true'])}",
             f"loss {float(row['loss']):.2f}", f"probability {100 * float(row['p_pred']):.1f}\u00a0%",
         )  # fmt: skip
         assert [line for line in caption.split("\n") if line] == list(expected)
-    losses = [float(m[1]) for m in (re.search(r"loss ([\d.]+)", c) for c in page.captions[40:]) if m]
+    losses = [float(m[1]) for m in (re.search(r"loss ([\d.]+)", c) for c in page.captions[40:60]) if m]
     assert losses == sorted(losses, reverse=True)
 
 
@@ -397,7 +423,7 @@ def test_page_is_accessible_in_form(hostile: Made, hostile_page: tuple[Page, str
     assert all(later <= earlier + 1 for earlier, later in pairwise(levels))
     assert [text for level, text in page.headings if level == 2] == [
         "Data", "Learning curves", "Results", "Confusion matrix", "First test predictions", "Worst mistakes",
-        "Configuration",
+        "Inside the network", "Calibration", "Configuration",
     ]  # fmt: skip
     assert all(image.get("alt") for image in page.of("img"))
     assert all(header.get("scope") in {"row", "col"} for header in page.of("th"))
@@ -421,7 +447,7 @@ def test_every_section_computes_panels_from_a_whole_run_and_says_so_on_an_empty_
 
 def test_unfinished_run_leaves_sections_out_with_one_line(tmp_path: Path) -> None:
     page, html = read_page(make_run(tmp_path / "run", epochs=1, finished=False, validation=False))
-    assert html.count("Left out: the run has not been measured") == 4
+    assert html.count("Left out: the run has not been measured") == 6
     assert [t[0] for t in page.tables].count(["epoch", "train", "examples seen"]) == 2
 
 

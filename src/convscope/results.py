@@ -152,6 +152,32 @@ class Metrics:
 
 
 @dataclass(frozen=True)
+class ReliabilityBin:
+    """The answers whose confidence, the probability of the predicted class, lies in (low, high]; None where n is 0."""
+
+    low: float
+    high: float
+    n: int
+    confidence: float | None
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Whether a network is right as often as it is sure, on n pictures.
+
+    Args:
+        ece: expected calibration error: mean distance of accuracy and confidence over the bins, by their n.
+        loss: mean cross-entropy in nats.
+    """
+
+    n: int
+    ece: float
+    loss: float
+    bins: tuple[ReliabilityBin, ...]
+
+
+@dataclass(frozen=True)
 class RunResult:
     """What a run ended with; results.json holds the same. None is unknown or not measured.
 

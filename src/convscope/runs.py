@@ -6,7 +6,9 @@
         checkpoints/step-N/  the training state after N steps, and manifest.json: size and sha256 of each file
         model.safetensors, model.json                       what one ships
         predictions.csv, mistakes.csv, results.json         what was measured on the test part
+        calibration.json     whether it is right as often as it is sure, as trained and with a fitted temperature
         thumbnails.npz       small copies of the pictures that the report shows
+        inside.npz           one picture on its way through the network
         report.html
 
 Nothing here knows of torch: tensors arrive as bytes.

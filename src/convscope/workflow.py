@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -29,12 +30,16 @@ from convscope.device import (
 )
 from convscope.download import cache_folder
 from convscope.errors import ResumeMismatch, UsageError
+from convscope.evaluation.calibration import fit_temperature, measure_calibration
 from convscope.evaluation.metrics import compute_metrics, make_predictions
 from convscope.evaluation.predict import predict_logits
 from convscope.evaluation.records import PREDICTION_COLUMNS, mistake_rows, prediction_rows, result_to_json
+from convscope.inspection.inside import inside_panels
+from convscope.inspection.subject import Subject
 from convscope.models import build_model, count_parameters, published_preprocessing
 from convscope.models.pretrained import describe_weights, fetch_weights
 from convscope.models.saved import SavedModel, channels_last, preprocessing_to_json, save_model
+from convscope.panels import write_panels
 from convscope.randomness import derive_seed, permutation
 from convscope.report.page import build_report
 from convscope.results import OnProgress, Predictions, Progress, RunResult
@@ -58,6 +63,8 @@ from convscope.training.transfer import Sources, train_transfer
 SHOWN_PICTURES = 20
 """Samples, first predictions and worst mistakes that a report shows."""
 THUMBNAIL_PX = 96
+CALIBRATION_PICTURES = 2000
+"""Validation pictures that the temperature is fitted on, at most: it is one number."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +191,11 @@ def finish(run: Path, prepared: Prepared, *, report: bool, resume: bool, on_prog
     """Train to the end, measure on the evaluation part and write all results, in a run folder the caller locked."""
     config, images, network, part = prepared.config, prepared.images, prepared.network, prepared.evaluation_part
     indices = getattr(prepared.splits, part)
-    trained, logits = _train(run, prepared, indices, resume=resume, on_progress=on_progress)
+    validation = prepared.splits.validation if part == "test" else indices[:0]
+    calibrating = validation[permutation(len(validation), "calibration")[:CALIBRATION_PICTURES]]
+    trained, (logits, calibrating_logits) = _train(
+        run, prepared, (indices, calibrating), resume=resume, on_progress=on_progress
+    )
     predictions = _predictions(images, indices, logits)
     recorded = read_json(run / "run.json")
     result = RunResult(
@@ -217,6 +228,8 @@ def finish(run: Path, prepared: Prepared, *, report: bool, resume: bool, on_prog
         ),
     )
     write_evaluation(run, predictions, result)
+    _write_calibration(run, prepared, (indices, logits), (calibrating, calibrating_logits))
+    _write_inside(run, prepared, int(indices[0]))
     _write_thumbnails(run, images, recorded["data"]["samples"], predictions)
     if report:
         on_progress(Progress("writing the report", 0, None))
@@ -225,9 +238,13 @@ def finish(run: Path, prepared: Prepared, *, report: bool, resume: bool, on_prog
 
 
 def _train(
-    run: Path, prepared: Prepared, evaluated: NDArray[np.int64], *, resume: bool, on_progress: OnProgress
-) -> tuple[TrainResult, NDArray[np.float32]]:
-    """Train all layers, or what a frozen network leaves to train; return how it went and the `evaluated` logits."""
+    run: Path, prepared: Prepared, evaluated: Sequence[NDArray[np.int64]], *, resume: bool, on_progress: OnProgress
+) -> tuple[TrainResult, list[NDArray[np.float32]]]:
+    """Train all layers, or what a frozen network leaves to train; return how it went and the `evaluated` logits.
+
+    Args:
+        evaluated: indices of pictures to classify in the end, part by part.
+    """
     config, images, splits, device = prepared.config, prepared.images, prepared.splits, prepared.device
     network, preprocessing = prepared.network, prepared.preprocessing
     with stop_on_signals() as stop_requested:
@@ -241,7 +258,9 @@ def _train(
                 forward_of=lambda module: torch_forward(module, device),
                 cache=cache_folder("features", otherwise="train with --no-freeze"),
             )
-            return train_transfer(network, sources, config.train, run, evaluated=evaluated, **sitting)
+            together = np.concatenate(evaluated)
+            trained, logits = train_transfer(network, sources, config.train, run, evaluated=together, **sitting)
+            return trained, np.split(logits, np.cumsum([len(part) for part in evaluated[:-1]]))
         data = TrainingData(
             train=make_resident(images, splits.train, device),
             validation=make_resident(images, splits.validation, device) if len(splits.validation) else None,
@@ -251,7 +270,7 @@ def _train(
         )
         trained = train_loop(network, data, config.train, run, **sitting)
         on_progress(Progress(f"evaluating on the {prepared.evaluation_part} part", 0, None))
-        return trained, predict_logits(network, make_resident(images, evaluated, device), preprocessing).cpu().numpy()
+        return trained, [_logits(network, images, part, preprocessing, device) for part in evaluated]
 
 
 def _fraction_of_peak(prepared: Prepared, trained: TrainResult) -> float:
@@ -269,8 +288,21 @@ def predict(
     device: torch.device,
 ) -> Predictions:
     """Return what the network says of these pictures."""
+    return _predictions(images, indices, _logits(network, images, indices, preprocessing, device))
+
+
+def _logits(
+    network: torch.nn.Module,
+    images: ImageSet,
+    indices: NDArray[np.int64],
+    preprocessing: Preprocessing,
+    device: torch.device,
+) -> NDArray[np.float32]:
+    """Return the network's logits for these pictures, float32 [N, K]."""
+    if len(indices) == 0:
+        return np.zeros((0, images.num_classes), np.float32)
     logits = predict_logits(network, make_resident(images, indices, device), preprocessing)
-    return _predictions(images, indices, logits.cpu().numpy())
+    return np.asarray(logits.cpu().numpy())
 
 
 def _predictions(images: ImageSet, indices: NDArray[np.int64], logits: NDArray[np.float32]) -> Predictions:
@@ -287,6 +319,48 @@ def write_evaluation(folder: Path, predictions: Predictions, result: RunResult) 
     write_csv(folder / "predictions.csv", PREDICTION_COLUMNS, prediction_rows(predictions))
     write_csv(folder / "mistakes.csv", PREDICTION_COLUMNS, mistake_rows(predictions))
     write_json(folder / "results.json", result_to_json(result))
+
+
+def _write_calibration(
+    run: Path,
+    prepared: Prepared,
+    measured: tuple[NDArray[np.int64], NDArray[np.float32]],
+    validation: tuple[NDArray[np.int64], NDArray[np.float32]],
+) -> None:
+    """Write calibration.json: reliability as trained, and with the temperature that fits the validation pictures best.
+
+    Args:
+        measured, validation: indices and logits; without a validation picture that is wrong no temperature is fitted.
+    """
+    images, (indices, logits) = prepared.images, measured
+    temperature = fit_temperature(validation[1], images.labels[validation[0]])
+    scaled = None
+    if temperature is not None:
+        scaled = asdict(measure_calibration(_predictions(images, indices, logits / np.float32(temperature))))
+    write_json(
+        run / "calibration.json",
+        {
+            "part": prepared.evaluation_part,
+            "as_trained": asdict(measure_calibration(_predictions(images, indices, logits))),
+            "temperature": temperature,
+            "fitted_on": len(validation[0]),
+            "scaled": scaled,
+        },
+    )
+
+
+def _write_inside(run: Path, prepared: Prepared, index: int) -> None:
+    """Write inside.npz: one picture on its way through the network."""
+    images = prepared.images
+    subject = Subject(
+        network=prepared.network,
+        preprocessing=prepared.preprocessing,
+        class_names=images.class_names,
+        picture=images.images[index],
+        device=prepared.device,
+    )
+    label = images.class_names[images.labels[index]]
+    write_panels(run / "inside.npz", inside_panels(subject, picture_id=images.ids[index], label=label))
 
 
 def _write_thumbnails(run: Path, images: ImageSet, samples: list[str], predictions: Predictions) -> None:

@@ -17,7 +17,7 @@ MAX_MAPS, MAX_MAPS_OF_ONE_LAYER = 16, 256
 MAX_LAYERS = 60
 
 
-def inspect_feature_maps(subject: Subject) -> tuple[Panel, ...]:
+def inspect_feature_maps(subject: Subject, *, max_layers: int = MAX_LAYERS) -> tuple[Panel, ...]:
     """Return the maps of every layer for the picture, or all maps of `subject.layer`."""
     calls = layer_calls(subject)
     if subject.layer is not None:
@@ -27,9 +27,9 @@ def inspect_feature_maps(subject: Subject) -> tuple[Panel, ...]:
     if not shown:
         raise UsageError("the layers of this network make neither maps nor vectors")
     title = f"The picture in {len(shown)} layers, from first to last"
-    if len(shown) > MAX_LAYERS:
-        title = f"The picture in {MAX_LAYERS} of {len(shown)} layers, from first to last; name another with --layer"
-        shown = [shown[i] for i in np.linspace(0, len(shown) - 1, MAX_LAYERS).round().astype(int)]
+    if len(shown) > max_layers:
+        title = f"The picture in {max_layers} of {len(shown)} layers, from first to last"
+        shown = [shown[i] for i in np.linspace(0, len(shown) - 1, max_layers).round().astype(int)]
     return (_panel(title, shown, MAX_MAPS),)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from convscope.panels import read_panels
 from convscope.results import EpochRecord, Panel
 from convscope.runs import read_csv, read_history, read_json, read_thumbnails
 
@@ -31,6 +32,8 @@ class RecordedRun:
         mistakes: rows of mistakes.csv, worst first; None while there are none.
         skipped: rows of skipped.csv.
         thumbnails: picture id -> uint8 [H, W, C]; not every picture has one.
+        calibration: calibration.json; None where it was not recorded.
+        inside: what the layers made of one picture; None where it was not recorded.
     """
 
     name: str
@@ -42,6 +45,8 @@ class RecordedRun:
     mistakes: tuple[Row, ...] | None
     skipped: tuple[Row, ...]
     thumbnails: Mapping[str, NDArray[np.uint8]]
+    calibration: Mapping[str, Any] | None
+    inside: tuple[Panel, ...] | None
 
     def picture(self, picture_id: str) -> NDArray[np.uint8]:
         """Return the small copy of a picture, an empty array when none was kept."""
@@ -78,12 +83,18 @@ def load_recorded_run(run: Path) -> RecordedRun:
         facts=facts,
         history=read_history(run),
         labels={row["picture"]: row["label"] for row in _rows(run / "split.csv") or ()},
-        results=read_json(run / "results.json") if (run / "results.json").exists() else None,
+        results=_json(run / "results.json"),
         predictions=_rows(run / "predictions.csv"),
         mistakes=_rows(run / "mistakes.csv"),
         skipped=_rows(run / "skipped.csv") or (),
         thumbnails=read_thumbnails(run),
+        calibration=_json(run / "calibration.json"),
+        inside=read_panels(run / "inside.npz"),
     )
+
+
+def _json(path: Path) -> Mapping[str, Any] | None:
+    return read_json(path) if path.exists() else None
 
 
 def _rows(path: Path) -> tuple[Row, ...] | None:

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from convscope.report.section import RecordedRun, Section
-from convscope.report.sections import configuration, confusion, curves, data, mistakes, predictions, results
+from convscope.report.sections import (
+    calibration,
+    configuration,
+    confusion,
+    curves,
+    data,
+    inside,
+    mistakes,
+    predictions,
+    results,
+)
 
 SECTIONS: dict[str, Callable[[RecordedRun], Section]] = {
     "data": data.data_section,
@@ -14,5 +24,7 @@ SECTIONS: dict[str, Callable[[RecordedRun], Section]] = {
     "confusion": confusion.confusion_section,
     "predictions": predictions.predictions_section,
     "mistakes": mistakes.mistakes_section,
+    "inside": inside.inside_section,
+    "calibration": calibration.calibration_section,
     "configuration": configuration.configuration_section,
 }
