@@ -138,6 +138,8 @@ class TrainConfig:
         device: auto, cpu, cuda, cuda:N or mps.
         threads: CPU threads; None leaves torch's choice.
         mixed_precision: bfloat16 or float16 arithmetic where the device has it.
+        checkpoint_activations: keep few of the maps for the backward pass and compute the others again; nothing else
+            changes.
         checkpoint_seconds: longest time between two checkpoints within an epoch.
         checkpoint_steps: save every so many steps as well; None saves by time and at each epoch's end.
     """
@@ -165,6 +167,7 @@ class TrainConfig:
     device: str = "auto"
     threads: int | None = None
     mixed_precision: bool = False
+    checkpoint_activations: bool = False
     checkpoint_seconds: float = 60.0
     checkpoint_steps: int | None = None
 

@@ -54,6 +54,9 @@ def train(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     mixed_precision: Annotated[bool, typer.Option("--mixed-precision", help="Where the device has it.")] = False,
+    checkpoint_activations: Annotated[
+        bool, typer.Option("--checkpoint-activations", help="Keep few maps, compute the others twice.")
+    ] = False,
     checkpoint_seconds: Annotated[float | None, typer.Option(help="Longest time between checkpoints.")] = None,
     checkpoint_steps: Annotated[int | None, typer.Option(help="Save every so many steps as well.")] = None,
     out: Out = None,
@@ -98,6 +101,7 @@ def train(
         "device": device,
         "threads": threads,
         "mixed_precision": mixed_precision or None,
+        "checkpoint_activations": checkpoint_activations or None,
         "checkpoint_seconds": checkpoint_seconds,
         "checkpoint_steps": checkpoint_steps,
     }

@@ -7,6 +7,7 @@ at any step and gives the same batches.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
@@ -95,6 +96,12 @@ class ResidentPictures:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one picture as the network takes it: (C, H, W)."""
+        height, width, channels = self.pictures.shape[1:]
+        return channels, height, width
+
 
 @dataclass(frozen=True)
 class ResidentFeatures:
@@ -105,6 +112,11 @@ class ResidentFeatures:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one picture's features."""
+        return tuple(self.values.shape[2:])
 
 
 Resident = ResidentPictures | ResidentFeatures
@@ -118,7 +130,7 @@ def make_resident(images: ImageSet, indices: NDArray[np.int64], device: torch.de
 
 def input_bytes(data: Resident) -> int:
     """Return the size of one picture as the network takes it, float32."""
-    return 4 * (data.values[0, 0] if isinstance(data, ResidentFeatures) else data.pictures[0]).numel()
+    return 4 * math.prod(data.input_shape)
 
 
 def training_batches(

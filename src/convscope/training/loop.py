@@ -31,6 +31,7 @@ from convscope.device import autocast_dtype, memory_in_use_bytes, out_of_memory,
 from convscope.errors import Interrupted, TrainingError, UsageError
 from convscope.evaluation.predict import mean_loss_and_accuracy
 from convscope.models.saved import contiguous_state
+from convscope.models.segments import checkpoint_activations
 from convscope.randomness import derive_seed
 from convscope.results import EpochRecord, OnProgress, Progress
 from convscope.runs import Checkpoint, load_checkpoint, save_checkpoint, write_history
@@ -113,6 +114,7 @@ class _Session:
     """One sitting of a run: the objects that the functions below work on."""
 
     model: nn.Module
+    forward: nn.Module  # the model, or its segments where activations are checkpointed
     data: TrainingData
     config: TrainConfig
     run: Path
@@ -183,6 +185,7 @@ def train(
     dtype = autocast_dtype(device, wanted=config.mixed_precision)
     session = _Session(
         model=model,
+        forward=checkpoint_activations(model, data.train.input_shape) if config.checkpoint_activations else model,
         data=data,
         config=config,
         run=run,
@@ -302,7 +305,7 @@ def _train_batch(session: _Session, x: Tensor, labels: Tensor) -> tuple[Tensor, 
 def _add_gradients(session: _Session, x: Tensor, labels: Tensor, *, share: float) -> tuple[Tensor, Tensor]:
     """Add the gradients of `share` of the mean loss; return the whole loss and the logits, both detached."""
     with torch.autocast(session.device.type, dtype=session.dtype) if session.dtype else nullcontext():
-        logits = session.model(x)
+        logits = session.forward(x)
         loss = F.cross_entropy(logits, labels, session.class_weights, label_smoothing=session.config.label_smoothing)
     session.scaler.scale(loss if share == 1 else loss * share).backward()  # type: ignore[no-untyped-call]
     return loss.detach(), logits.detach()
