@@ -214,6 +214,91 @@ class RunResult:
 
 
 @dataclass(frozen=True)
+class LayerCost:
+    """What one layer of a network costs.
+
+    Args:
+        name: as in the network's state dict, "(network)" for what is done outside of all layers.
+        kind: the class of the layer.
+        output_shape: of one picture, without the batch axis; None where the output is no single tensor.
+        arithmetic: how the parameters are counted, for example "(3x3x100 + 1) x 200 = 180,200"; "" without parameters.
+        macs: multiply-accumulate operations of convolutions and dense layers, for one picture, forward.
+        output_bytes: of the output for the whole batch.
+        saved_bytes: what this layer makes and the backward pass needs, so that it stays; for the whole batch.
+    """
+
+    name: str
+    kind: str
+    output_shape: tuple[int, ...] | None
+    num_params: int
+    arithmetic: str
+    macs: int
+    output_bytes: int
+    saved_bytes: int
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Where the memory of a network goes, in bytes, for the whole batch; what it would allocate, not what is resident.
+
+    Args:
+        weights_bytes: parameters; `buffers_bytes`: running statistics and the like.
+        gradients_bytes: one number for each parameter that learns, at the end of the backward pass.
+        optimizer_bytes: what the optimizer keeps from step to step.
+        saved_bytes: what the forward pass leaves for the backward pass, each piece of memory once, the sum over the
+            layers; neither parameters nor input.
+        workspace_bytes: the most that is in use at a time beside all these.
+        input_bytes: the prepared pictures, float32.
+        prediction_peak_bytes, inference_peak_bytes: the most for one picture and for the batch, weights included.
+        training_peak_bytes: the most in a step of training: forward, loss, backward, change of the weights.
+        peak_parts: what is there at that moment, part -> bytes; their sum is `training_peak_bytes`.
+        baseline_bytes: resident memory of interpreter and libraries before the network, measured; None if not measured.
+    """
+
+    weights_bytes: int
+    buffers_bytes: int
+    gradients_bytes: int
+    optimizer_bytes: int
+    saved_bytes: int
+    workspace_bytes: int
+    input_bytes: int
+    prediction_peak_bytes: int
+    inference_peak_bytes: int
+    training_peak_bytes: int
+    peak_parts: Mapping[str, int]
+    baseline_bytes: int | None = None
+
+    @property
+    def process_peak_bytes(self) -> int | None:
+        """Return the most resident memory of a process that trains; None without a baseline."""
+        return None if self.baseline_bytes is None else self.baseline_bytes + self.training_peak_bytes
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What training a network on batches of one size takes.
+
+    Args:
+        input_shape: (C, H, W) of a picture.
+        num_trainable: the parameters that learn; the others are frozen.
+        macs: multiply-accumulate operations of convolutions and dense layers, for one picture, forward.
+        layers: in the order in which they are first used.
+    """
+
+    model: str
+    input_shape: tuple[int, int, int]
+    batch_size: int
+    optimizer: str
+    momentum: float
+    mixed_precision: bool
+    num_params: int
+    num_trainable: int
+    macs: int
+    layers: tuple[LayerCost, ...]
+    memory: Memory
+
+
+@dataclass(frozen=True)
 class ImageGrid:
     """Pictures with captions, a line break between the parts of a caption.
 

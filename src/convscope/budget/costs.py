@@ -7,6 +7,9 @@ from torch import Tensor, nn
 
 from convscope.modes import evaluation_mode
 
+COUNTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+"""The layers whose operations count."""
+
 
 def count_macs(model: nn.Module, input_shape: tuple[int, int, int]) -> int:
     """Return the multiply-accumulate operations of convolutions and dense layers for one picture, forward."""
@@ -22,6 +25,18 @@ def count_training_flops(model: nn.Module, input_shape: tuple[int, int, int]) ->
     return 2 * sum(macs * (3 if gradient else 2) for macs, gradient in _layer_macs(model, input_shape))
 
 
+def layer_macs(layer: nn.Module, output: Tensor) -> int:
+    """Return the operations of one call of a layer for one picture; 0 for what is neither convolution nor dense.
+
+    Args:
+        output: of the layer, [B, ...].
+    """
+    if not isinstance(layer, COUNTED):
+        return 0
+    places = output[0].numel() // layer.weight.shape[0]  # how often every output channel is computed for one picture
+    return layer.weight.numel() * places
+
+
 def _layer_macs(model: nn.Module, input_shape: tuple[int, int, int]) -> list[tuple[int, bool]]:
     """Return (MACs for one picture, whether its input needs a gradient) for each call of a layer.
 
@@ -31,12 +46,9 @@ def _layer_macs(model: nn.Module, input_shape: tuple[int, int, int]) -> list[tup
     found: list[tuple[int, bool]] = []
 
     def record(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        weight = layer.weight
-        assert isinstance(weight, Tensor)
-        places = output[0].numel() // weight.shape[0]  # how often every output channel is computed for one picture
-        found.append((weight.numel() * places, inputs[0].requires_grad))
+        found.append((layer_macs(layer, output), inputs[0].requires_grad))
 
-    layers = [m for m in model.modules() if isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear)]
+    layers = [module for module in model.modules() if isinstance(module, COUNTED)]
     handles = [layer.register_forward_hook(record) for layer in layers]
     try:
         with evaluation_mode(model):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
+import torch
 from torch import nn
 
 from convscope.config import STACK, ModelConfig
@@ -20,9 +22,10 @@ from convscope.models.cnn_small import build_cnn_small
 from convscope.models.lenet5 import build_lenet5
 from convscope.models.mlp import build_mlp
 from convscope.models.pretrained import load_trained
+from convscope.models.shapes import shapes_only
 from convscope.models.spec import ModelSpec, PublishedPreprocessing
 from convscope.models.stack import build_stack, parse_stack
-from convscope.models.zoo import find_network, find_zoo_model, near_names
+from convscope.models.zoo import build_network_shapes, find_network, find_zoo_model, near_names
 from convscope.results import OnProgress, ignore_progress
 
 
@@ -86,6 +89,28 @@ def build_model(
         published = None if config.name in MODELS else find_network(config.name)
         return load_trained(network, config, published, input_shape, num_classes, on_progress)
     return network
+
+
+def build_shapes(config: ModelConfig, input_shape: InputShape, num_classes: int | None) -> nn.Module:
+    """Return the network with the shapes of its weights and no numbers in them, which takes no memory.
+
+    Whether the pictures suit a network of torchvision or timm shows when it is traced; those that need numbers to be
+    built get them.
+
+    Args:
+        num_classes: None for a stack that need not end in logits.
+
+    Raises:
+        UsageError: the name is unknown, or the pictures are too small for the network.
+    """
+    published = None if config.stack is not None or config.name in MODELS else find_network(config.name)
+    if published is not None and num_classes is not None:
+        return build_network_shapes(published, input_shape, num_classes)
+    with torch.device("meta"), shapes_only():
+        if config.stack is not None:
+            return build_stack(parse_stack(config.stack), input_shape, num_classes)
+        assert num_classes is not None
+        return build_model(replace(config, pretrained=False, weights=None), input_shape, num_classes)
 
 
 def find_model(name: str) -> ModelSpec:

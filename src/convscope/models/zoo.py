@@ -177,6 +177,18 @@ def build_network(
     return model
 
 
+def build_network_shapes(network: ZooNetwork, input_shape: InputShape, num_classes: int) -> nn.Module:
+    """Return the network without numbers in its weights; with random ones where the library needs some to build it."""
+    try:
+        with shapes_only():
+            model = _construct(network, input_shape, num_classes)
+            if input_shape[0] != 3:
+                set_input_channels(model, input_shape[0])
+    except RuntimeError:
+        return build_network(network, input_shape, num_classes)
+    return model
+
+
 def _construct(
     network: ZooNetwork, input_shape: InputShape, num_classes: int, foreign: Mapping[str, Tensor] | None = None
 ) -> nn.Module:

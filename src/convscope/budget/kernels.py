@@ -1,0 +1,178 @@
+"""What torch's CPU kernels allocate, where that is not what their meta versions show.
+
+Each function takes the arguments of an operator and returns its results, empty, and the bytes it needs beside them
+while it runs. They also spare a run the second that torch's own meta versions of these operators take to import.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Results = tuple[Any, int]
+
+
+def _convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+) -> Results:
+    """Convolution by oneDNN: the weights are brought into an order of its own, and the maps to channels-last."""
+    if transposed or x.dim() != 4:
+        return torch.ops.aten.convolution.default(
+            x, weight, bias, stride, padding, dilation, transposed, output_padding, groups
+        ), weight.nbytes
+    sides = [
+        (size + 2 * pad - step * (kernel - 1) - 1) // by + 1
+        for size, kernel, by, pad, step in zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
+    ]
+    if x.shape[1] != weight.shape[1] * groups or min(sides) < 1:
+        raise RuntimeError(f"maps of {tuple(x.shape[1:])} do not fit a convolution with weights {tuple(weight.shape)}")
+    order = _order(x, weight)
+    output = torch.empty((x.shape[0], weight.shape[0], *sides), dtype=x.dtype, device=x.device, memory_format=order)
+    return output, weight.nbytes + _copy_bytes(x, order)
+
+
+def _convolution_backward(
+    gradient: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias_sizes: Sequence[int] | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+    wanted: Sequence[bool],
+) -> Results:
+    """Gradients of a convolution; those of the weights are summed in oneDNN's order and then brought into torch's."""
+    order = _order(x, weight) if x.dim() == 4 else torch.contiguous_format
+    of_input = _like(x, order) if wanted[0] else None
+    of_weight = (
+        torch.empty_strided(weight.shape, weight.stride(), dtype=weight.dtype, device=weight.device)
+        if wanted[1]
+        else None
+    )
+    of_bias = weight.new_empty(weight.shape[1 if transposed else 0]) if wanted[2] else None
+    scratch = 2 * weight.nbytes + _copy_bytes(x, order) + _copy_bytes(gradient, order)
+    return (of_input, of_weight, of_bias), scratch
+
+
+def _batch_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> Results:
+    """Batch norm; in training it keeps mean and deviation of the batch."""
+    channels = x.shape[1] if training else 0
+    return (_like(x), x.new_empty(channels), x.new_empty(channels)), 0
+
+
+def _batch_norm_backward(gradient: Tensor, x: Tensor, weight: Tensor | None, *rest: Any) -> Results:  # noqa: ANN401
+    wanted = rest[-1]
+    return (
+        _like(x) if wanted[0] else None,
+        x.new_empty(x.shape[1]) if wanted[1] else None,
+        x.new_empty(x.shape[1]) if wanted[2] else None,
+    ), 0
+
+
+def _max_pool(
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),
+    ceil_mode: bool = False,
+) -> Results:
+    """Max-pooling; it keeps the place of each largest value as an int64."""
+    output = _pooled(x, kernel, stride, padding, dilation, ceil_mode)
+    return (output, _like(output, dtype=torch.int64)), 0
+
+
+def _average_pool(
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    ceil_mode: bool = False,
+    *_: object,
+) -> Results:
+    return _pooled(x, kernel, stride, padding, (1,), ceil_mode), 0
+
+
+def _pool_backward(gradient: Tensor, x: Tensor, *_: object) -> Results:
+    return _like(x), _copy_bytes(gradient, _suggested(x))
+
+
+def _pooled(
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool,
+) -> Tensor:
+    """Return an empty output of a pooling, in the order of its input."""
+    sides = []
+    for axis, size in enumerate(x.shape[-2:]):
+        length, pad, step = kernel[axis % len(kernel)], padding[axis % len(padding)], dilation[axis % len(dilation)]
+        by = stride[axis % len(stride)] if stride else length
+        room = size + 2 * pad - step * (length - 1) - 1
+        side = -(-room // by) + 1 if ceil_mode else room // by + 1
+        if ceil_mode and (side - 1) * by >= size + pad:
+            side -= 1  # no window begins in the padding behind the picture
+        sides.append(side)
+    if min(sides) < 1:
+        raise RuntimeError(f"a window of {'x'.join(map(str, kernel))} does not fit into maps of {tuple(x.shape[1:])}")
+    return torch.empty((*x.shape[:-2], *sides), dtype=x.dtype, device=x.device, memory_format=_suggested(x))
+
+
+KERNELS: dict[Any, Callable[..., Results]] = {
+    torch.ops.aten.convolution.default: _convolution,
+    torch.ops.aten.convolution_backward.default: _convolution_backward,
+    torch.ops.aten.max_pool2d_with_indices.default: _max_pool,
+    torch.ops.aten.max_pool2d_with_indices_backward.default: _pool_backward,
+    torch.ops.aten.avg_pool2d.default: _average_pool,
+    torch.ops.aten.avg_pool2d_backward.default: _pool_backward,
+    torch.ops.aten.native_batch_norm.default: _batch_norm,
+    torch.ops.aten.native_batch_norm_backward.default: _batch_norm_backward,
+}
+"""Operator -> what it allocates."""
+
+
+def _like(x: Tensor, order: torch.memory_format | None = None, *, dtype: torch.dtype | None = None) -> Tensor:
+    """Return an empty tensor of the same shape, in the same order or another."""
+    return torch.empty(x.shape, dtype=dtype or x.dtype, device=x.device, memory_format=order or _suggested(x))
+
+
+def _order(x: Tensor, weight: Tensor) -> torch.memory_format:
+    last = torch.channels_last
+    return last if last in (_suggested(x), _suggested(weight)) else torch.contiguous_format
+
+
+def _suggested(tensor: Tensor) -> torch.memory_format:
+    """Return the order that torch takes a tensor for: channels-last only where it could not be the usual one."""
+    if tensor.dim() != 4 or tensor.is_contiguous() or not tensor.is_contiguous(memory_format=torch.channels_last):
+        return torch.contiguous_format
+    return torch.channels_last
+
+
+def _copy_bytes(tensor: Tensor, order: torch.memory_format) -> int:
+    """Return the size of the copy that is made where a tensor is in another order."""
+    return 0 if tensor.is_contiguous(memory_format=order) else tensor.numel() * tensor.element_size()

@@ -1,0 +1,295 @@
+"""The memory of a network, predicted: layer by layer, for predictions and for a step of training."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from convscope.budget.costs import layer_macs
+from convscope.budget.trace import OUTSIDE, Allocations, without_content
+from convscope.config import TrainConfig
+from convscope.errors import UsageError
+from convscope.results import Budget, LayerCost, Memory
+
+WEIGHTS, BUFFERS, OPTIMIZER = "weights", "buffers", "optimizer"
+INPUT, SAVED, GRADIENTS, WORKSPACE = "input", "saved for backward", "gradients", "workspace"
+DEFAULT_MOMENTUM = 0.9
+
+
+def predict_memory(
+    network: nn.Module,
+    input_shape: tuple[int, int, int],
+    *,
+    batch_size: int,
+    train: TrainConfig,
+    name: str = "",
+    prepared: int | None = None,
+) -> Budget:
+    """Return what a network takes in predictions and in a step of training, without computing or allocating it.
+
+    Args:
+        network: in the memory order it is trained in, on any device, meta included. Parameters that need no gradient
+            are frozen; stages wrapped in checkpoints are traced as such. It is left as it was.
+        batch_size: pictures in the network at a time.
+        train: optimizer, momentum, accumulate and label smoothing count; its batch_size does not.
+        prepared: pictures that are prepared in one go, of which a batch is a part; None: a batch.
+
+    Raises:
+        UsageError: a layer cannot take its input; names it.
+        NotTraceable: the network computes with the content of its tensors.
+    """
+    network = without_content(network)
+    prepared = max(batch_size, prepared or 0)
+    weights = _bytes(network.parameters())
+    buffers = _bytes(network.buffers())
+    optimizer = optimizer_slots(train) * _bytes(p for p in network.parameters() if p.requires_grad)
+    fixed = weights + buffers
+    one = _trace_prediction(network, input_shape, 1, 1)
+    many = _trace_prediction(network, input_shape, batch_size, prepared)
+    step = _trace_step(network, input_shape, batch_size, prepared, train)
+    held = {WEIGHTS: weights, BUFFERS: buffers, OPTIMIZER: optimizer}
+    saved_by = Counter[str]()
+    for allocation in step.saved:
+        saved_by[step.memory.owners[allocation]] += step.memory.sizes[allocation]
+    layers = tuple(_layer_costs(network, step.calls, saved_by, batch_size))
+    peak = max(step.timeline(), key=lambda parts: sum(parts.values()))
+    return Budget(
+        model=name,
+        input_shape=input_shape,
+        batch_size=batch_size,
+        optimizer=train.optimizer,
+        momentum=_momentum(train),
+        mixed_precision=train.mixed_precision,
+        num_params=sum(p.numel() for p in network.parameters()),
+        num_trainable=sum(p.numel() for p in network.parameters() if p.requires_grad),
+        macs=sum(layer.macs for layer in layers),
+        layers=layers,
+        memory=Memory(
+            weights_bytes=weights,
+            buffers_bytes=buffers,
+            gradients_bytes=sum(step.memory.sizes[number] for number in step.gradients),
+            optimizer_bytes=optimizer,
+            saved_bytes=sum(layer.saved_bytes for layer in layers),
+            workspace_bytes=max(parts[WORKSPACE] for parts in step.timeline()),
+            input_bytes=4 * batch_size * prod(input_shape),
+            prediction_peak_bytes=fixed + one,
+            inference_peak_bytes=fixed + many,
+            training_peak_bytes=sum(held.values()) + sum(peak.values()),
+            peak_parts=held | dict(peak),
+        ),
+    )
+
+
+def optimizer_slots(train: TrainConfig) -> int:
+    """Return how many numbers the optimizer keeps for each parameter that learns; Adam's step count aside."""
+    return 2 if train.optimizer != "sgd" else 1 if _momentum(train) else 0
+
+
+def _momentum(train: TrainConfig) -> float:
+    return DEFAULT_MOMENTUM if train.momentum is None else train.momentum
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+# ---------------------------------------------------------------- what is traced
+
+
+@dataclass(frozen=True)
+class _Call:
+    """The first call of a layer: the shape of its output, None where that is no single tensor, and its operations."""
+
+    output: tuple[int, ...] | None
+    output_bytes: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A traced step: the numbers of the allocations of each kind."""
+
+    memory: Allocations
+    calls: Mapping[str, _Call]
+    inputs: set[int]
+    saved: set[int]
+    gradients: set[int]
+
+    def timeline(self) -> Iterator[Counter[str]]:
+        """Yield the bytes of each kind in use, after each change."""
+        kind_of = dict.fromkeys(self.saved, SAVED) | dict.fromkeys(self.gradients, GRADIENTS)
+        kind_of |= dict.fromkeys(self.inputs, INPUT)
+        parts = Counter({INPUT: 0, SAVED: 0, GRADIENTS: 0, WORKSPACE: 0})
+        for change in self.memory.changes:
+            parts[kind_of.get(change.allocation, WORKSPACE)] += change.num_bytes
+            yield parts.copy()
+
+
+def _trace_prediction(network: nn.Module, input_shape: tuple[int, ...], batch_size: int, prepared: int) -> int:
+    """Return the most bytes allocated for predictions of one batch, beside weights and buffers."""
+    memory = Allocations([*network.parameters(), *network.buffers()])
+    modes = {module: module.training for module in network.modules()}
+    with memory, torch.no_grad(), _naming_layers(network, input_shape):
+        x = _pictures(input_shape, batch_size, prepared)
+        network.eval()(x)
+    for module, training in modes.items():
+        module.training = training
+    in_use = peak = 0
+    for change in memory.changes:
+        in_use += change.num_bytes
+        peak = max(peak, in_use)
+    return peak
+
+
+def _trace_step(
+    network: nn.Module, input_shape: tuple[int, ...], batch_size: int, prepared: int, train: TrainConfig
+) -> _Step:
+    """Trace a step of training; with accumulated gradients the second one, when those of the first are there."""
+    memory, calls = Allocations([*network.parameters(), *network.buffers()]), dict[str, _Call]()
+    network.train()
+    for _ in range(min(2, train.accumulate)):
+        with memory, _naming_layers(network, input_shape):
+            x = _pictures(input_shape, batch_size, prepared)
+            labels = torch.empty(batch_size, dtype=torch.int64, device=x.device)
+            inputs = memory.numbers([x, labels])
+            before = memory.alive()
+            with memory.watching(network), _noting_calls(network, calls, batch_size):
+                logits = network(x)
+            loss = _loss(logits, labels, train)
+            saved = memory.alive() - before
+        with memory:
+            if loss.requires_grad:
+                loss.backward()  # type: ignore[no-untyped-call]
+        gradients = memory.numbers(p.grad for p in network.parameters())
+        del x, labels, logits, loss
+    return _Step(memory, calls, inputs, saved, gradients)
+
+
+def _loss(logits: Tensor, labels: Tensor, train: TrainConfig) -> Tensor:
+    """Return the loss of the training loop; the mean where the network does not end in K values."""
+    if logits.dim() != 2:
+        return logits.mean()
+    return F.cross_entropy(logits, labels, label_smoothing=train.label_smoothing)
+
+
+def _pictures(input_shape: tuple[int, ...], batch_size: int, prepared: int) -> Tensor:
+    """Return a batch as data/batches.py prepares it: from uint8 [N, H, W, C], a part of what is prepared in one go."""
+    channels, height, width = input_shape
+    pictures = torch.empty(prepared, height, width, channels, dtype=torch.uint8, device="meta")
+    return pictures.permute(0, 3, 1, 2).float()[:batch_size]
+
+
+# ---------------------------------------------------------------- layers
+
+
+@contextmanager
+def _noting_calls(network: nn.Module, calls: dict[str, _Call], batch_size: int) -> Iterator[None]:
+    handles = []
+    for name, module in network.named_modules():
+
+        def note(module: nn.Module, _: object, output: object, name: str = name or OUTSIDE) -> None:
+            tensor = output if isinstance(output, Tensor) else None
+            calls.setdefault(
+                name,
+                _Call(
+                    None if tensor is None else tuple(tensor.shape[1:]),
+                    0 if tensor is None else tensor.numel() * tensor.element_size(),
+                    layer_macs(module, tensor) if tensor is not None else 0,
+                ),
+            )
+
+        handles.append(module.register_forward_hook(note))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _layer_costs(
+    network: nn.Module, calls: Mapping[str, _Call], saved_by: Mapping[str, int], batch_size: int
+) -> Iterator[LayerCost]:
+    """Yield the layers in the order of their first output: those without parts, and what others do of their own."""
+    modules = {name or OUTSIDE: module for name, module in network.named_modules()}
+    counted: set[int] = set()
+    for name, call in calls.items():
+        module = modules[name]
+        own = [p for p in module.parameters(recurse=False) if id(p) not in counted]
+        counted |= {id(p) for p in own}
+        saved = saved_by.get(name, 0)
+        if next(module.children(), None) is not None and not own and not saved:
+            continue
+        yield LayerCost(
+            name=name,
+            kind=type(module).__name__,
+            output_shape=call.output,
+            num_params=sum(p.numel() for p in own),
+            arithmetic=parameter_arithmetic(module),
+            macs=call.macs,
+            output_bytes=call.output_bytes,
+            saved_bytes=saved,
+        )
+
+
+def parameter_arithmetic(module: nn.Module) -> str:
+    """Return how the parameters of a layer are counted, "" where it has none of its own.
+
+    Example:
+        >>> parameter_arithmetic(nn.Conv2d(100, 200, 3))
+        '(3x3x100 + 1) x 200 = 180,200'
+    """
+    own = dict(module.named_parameters(recurse=False))
+    total = sum(p.numel() for p in own.values())
+    weight, bias = own.get("weight"), own.get("bias")
+    if not own:
+        return ""
+    if isinstance(module, nn.Conv2d | nn.Linear) and weight is not None and len(own) <= 2:
+        outputs, inputs, *kernel = weight.shape
+        one = "x".join(map(str, (*kernel, inputs)))
+        return f"{one} x {outputs} = {total:,}" if bias is None else f"({one} + 1) x {outputs} = {total:,}"
+    shapes = ["x".join(map(str, p.shape)) or "1" for p in own.values()]
+    terms = [f"{count} x {shape}" if count > 1 else shape for shape, count in Counter(shapes).items()]
+    return f"{' + '.join(terms)} = {total:,}"
+
+
+@contextmanager
+def _naming_layers(network: nn.Module, input_shape: tuple[int, ...]) -> Iterator[None]:
+    """Say in an error which layer could not take what."""
+    running: list[tuple[str, nn.Module, Any]] = []
+    handles = []
+    for name, module in network.named_modules():
+
+        def enter(module: nn.Module, inputs: Any, name: str = name or OUTSIDE) -> None:  # noqa: ANN401
+            running.append((name, module, inputs))
+
+        handles.append(module.register_forward_pre_hook(enter))
+        handles.append(module.register_forward_hook(lambda *_: running.pop() and None))
+    try:
+        yield
+    except NotImplementedError as error:
+        raise NotTraceable(str(error)) from error
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        if "meta" in str(error).lower() or not running:
+            raise NotTraceable(str(error)) from error
+        name, module, inputs = running[-1]
+        shapes = ", ".join("x".join(map(str, x.shape[1:])) for x in inputs if isinstance(x, Tensor))
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(
+            f"layer {name!r} ({type(module).__name__}) cannot take maps of {shapes}: {reason}. The pictures are "
+            f"{'x'.join(map(str, input_shape))}; give others with --input"
+        ) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class NotTraceable(Exception):
+    """The network needs the content of its tensors, so that its memory can only be measured."""

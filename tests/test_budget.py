@@ -1,0 +1,153 @@
+"""Memory predicted: hand counts, identities over the whole table, and the allocator's own figures."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from convscope.budget.memory import NotTraceable, optimizer_slots, parameter_arithmetic, predict_memory
+from convscope.config import ModelConfig, TrainConfig
+from convscope.errors import UsageError
+from convscope.models import MODELS, build_shapes
+from convscope.models.saved import channels_last
+from convscope.results import Budget
+from convscope.training.optimizers import Optimizer
+
+STACK = "conv 100 3x3 /2 pad 1; conv 200 3x3 /2 pad 1; conv 400 3x3 /2 pad 1"
+FLOAT = 4
+
+
+def budget_of(network: nn.Module, shape: tuple[int, int, int], batch_size: int, **train: object) -> Budget:
+    config = TrainConfig(**train)  # type: ignore[arg-type]
+    return predict_memory(network, shape, batch_size=batch_size, train=config)
+
+
+def test_the_stack_of_the_course() -> None:
+    """2,800 + 180,200 + 720,400 parameters; maps of 6.0, 3.0 and 1.52 MB; 526 MB of them for 50 pictures."""
+    network = channels_last(build_shapes(ModelConfig(name="stack", stack=STACK), (3, 200, 300), None))
+    budget = budget_of(network, (3, 200, 300), 50)
+    layers = [layer for layer in budget.layers if layer.kind == "Conv2d"]
+    assert [layer.num_params for layer in layers] == [2_800, 180_200, 720_400]
+    assert [layer.arithmetic for layer in layers] == [
+        "(3x3x3 + 1) x 100 = 2,800",
+        "(3x3x100 + 1) x 200 = 180,200",
+        "(3x3x200 + 1) x 400 = 720,400",
+    ]
+    assert [layer.output_shape for layer in layers] == [(100, 100, 150), (200, 50, 75), (400, 25, 38)]
+    assert [layer.output_bytes // 50 for layer in layers] == [6_000_000, 3_000_000, 1_520_000]
+    assert [layer.saved_bytes for layer in layers] == [300_000_000, 150_000_000, 76_000_000]
+    memory = budget.memory
+    assert (budget.num_params, memory.weights_bytes, memory.gradients_bytes) == (903_400, 3_613_600, 3_613_600)
+    assert memory.input_bytes == 36_000_000
+    assert memory.optimizer_bytes == 2 * memory.weights_bytes
+    assert 526_000_000 < memory.saved_bytes < 526_000_100
+
+
+def test_what_each_kind_of_layer_leaves_for_the_backward_pass() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),  # output: the norm needs it
+        nn.BatchNorm2d(8),  # mean and deviation of each channel, and the output that ReLU overwrites in place
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),  # int64 places
+        nn.Flatten(),  # channels come last up to here, so that flattening copies; the dense layer needs the copy
+        nn.Linear(8 * 4 * 4, 5),  # the logits
+    )
+    budget = budget_of(network, (3, 8, 8), 2)
+    saved = {layer.kind: layer.saved_bytes for layer in budget.layers}
+    maps, pooled = 2 * 8 * 8 * 8, 2 * 8 * 4 * 4
+    assert saved["Conv2d"] == FLOAT * maps
+    assert saved["BatchNorm2d"] == FLOAT * (maps + 2 * 8)
+    assert saved["ReLU"] == 0
+    assert saved["MaxPool2d"] == 8 * pooled
+    assert saved["Flatten"] == FLOAT * pooled
+    assert saved["Linear"] == FLOAT * 2 * 5
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_columns_add_up(name: str) -> None:
+    spec = MODELS[name]
+    network = channels_last(build_shapes(ModelConfig(name=name), spec.native_shape, spec.native_classes))
+    budget = budget_of(network, spec.native_shape, 8)
+    memory = budget.memory
+    assert sum(layer.num_params for layer in budget.layers) == budget.num_params
+    assert sum(layer.saved_bytes for layer in budget.layers) == memory.saved_bytes
+    assert sum(layer.macs for layer in budget.layers) == budget.macs
+    assert sum(memory.peak_parts.values()) == memory.training_peak_bytes
+    assert memory.weights_bytes == memory.gradients_bytes == FLOAT * budget.num_params
+    assert memory.prediction_peak_bytes < memory.inference_peak_bytes < memory.training_peak_bytes
+    for layer in budget.layers:
+        assert layer.arithmetic == "" or layer.arithmetic.endswith(f"= {layer.num_params:,}")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"optimizer": "sgd", "momentum": 0.0}, {"optimizer": "sgd"}, {"optimizer": "adam"}, {"optimizer": "adamw"}],
+)
+def test_the_optimizer_keeps_what_is_counted(options: dict[str, object]) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.Linear(5, 3))
+    network[1].requires_grad_(False)
+    train = TrainConfig(**options)  # type: ignore[arg-type]
+    kept = sum(slot.nbytes for slots in Optimizer(network, train).slots.values() for slot in slots)
+    assert kept == optimizer_slots(train) * FLOAT * (5 * 3 + 3)
+    assert predict_memory(network, (6, 1, 1), batch_size=2, train=train).memory.optimizer_bytes == kept
+
+
+def test_what_is_frozen_keeps_nothing() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3))
+    whole = budget_of(network, (1, 8, 8), 4)
+    network[0].requires_grad_(False)
+    frozen = budget_of(network, (1, 8, 8), 4)
+    assert frozen.num_trainable == whole.num_trainable - 40
+    assert frozen.memory.gradients_bytes == whole.memory.gradients_bytes - FLOAT * 40
+    assert {layer.kind: layer.saved_bytes for layer in frozen.layers}["Conv2d"] == 0
+
+
+def test_accumulated_gradients_are_there_from_the_start() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 10))
+    once, often = (budget_of(network, (1, 8, 8), 2, accumulate=n).memory for n in (1, 8))
+    assert often.training_peak_bytes - once.training_peak_bytes > 0.9 * FLOAT * 512 * 10
+    assert often.gradients_bytes == once.gradients_bytes
+
+
+def test_the_network_is_left_as_it_was() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2 * 36, 2)).eval()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    budget_of(network, (1, 8, 8), 2)
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+    assert not any(
+        module.training or module._forward_hooks or module._forward_pre_hooks for module in network.modules()
+    )
+    assert all(p.grad is None and not p.is_meta for p in network.parameters())
+
+
+def test_a_layer_that_cannot_take_its_input_is_named() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(99, 2))
+    with pytest.raises(UsageError, match=r"layer '2' \(Linear\) cannot take .*72"):
+        budget_of(network, (1, 8, 8), 2)
+    with pytest.raises(UsageError, match=r"layer '0' \(Conv2d\) cannot take maps of 3x8x8"):
+        budget_of(network, (3, 8, 8), 2)
+
+
+def test_a_network_that_looks_at_its_numbers_cannot_be_traced() -> None:
+    class Looks(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.flatten(1) if float(x.sum()) > 0 else -x.flatten(1)
+
+    with pytest.raises(NotTraceable):
+        budget_of(nn.Sequential(Looks(), nn.Linear(4, 2)), (1, 2, 2), 2)
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        (nn.Conv2d(100, 200, 3), "(3x3x100 + 1) x 200 = 180,200"),
+        (nn.Conv2d(3, 8, (1, 5), bias=False), "1x5x3 x 8 = 120"),
+        (nn.Conv2d(32, 32, 3, groups=32, bias=False), "3x3x1 x 32 = 288"),
+        (nn.Linear(784, 128), "(784 + 1) x 128 = 100,480"),
+        (nn.BatchNorm2d(64), "2 x 64 = 128"),
+        (nn.ReLU(), ""),
+    ],
+)
+def test_arithmetic(module: nn.Module, expected: str) -> None:
+    assert parameter_arithmetic(module) == expected
