@@ -9,8 +9,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "convscope"
 LEVELS = (
-    ("errors", "results"),
-    ("config", "device", "distributed", "modes", "openmp", "randomness"),
+    ("errors", "processors", "results"),
+    ("config", "device", "distributed", "modes", "randomness"),
     ("download", "runs", "recipes"),
     ("data", "models", "budget", "panels"),
     ("evaluation", "engine"),

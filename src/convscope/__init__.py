@@ -19,7 +19,7 @@ __all__ = ["evaluate", "inspect", "make_config", "recipe", "resume", "run_config
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401
     if name in __all__:
-        from convscope.openmp import let_idle_threads_sleep
+        from convscope.processors import let_idle_threads_sleep
 
         let_idle_threads_sleep()
         from convscope import api

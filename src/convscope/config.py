@@ -136,7 +136,7 @@ class TrainConfig:
         patience: stop after this many epochs without a better validation loss; None never stops early.
         seed: of weights, order, augmentation and dropout.
         device: auto, cpu, cuda, cuda:N or mps.
-        threads: CPU threads; None leaves torch's choice.
+        threads: CPU threads; None is torch's choice, and one for networks too small to gain from more.
         mixed_precision: bfloat16 or float16 arithmetic where the device has it.
         checkpoint_activations: keep few of the maps for the backward pass and compute the others again; nothing else
             changes.

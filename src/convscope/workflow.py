@@ -27,6 +27,7 @@ from convscope.device import (
     describe_hardware,
     measure_peak_flops,
     peak_memory_bytes,
+    threads_for_step,
 )
 from convscope.download import cache_folder
 from convscope.errors import ResumeMismatch, UsageError
@@ -106,6 +107,8 @@ def prepare(config: RunConfig, on_progress: OnProgress) -> Prepared:
         raise UsageError("nothing is left to evaluate on; give test or validation a share with --split, as in 80/0/20")
     torch.manual_seed(derive_seed(config.train.seed, "weights"))
     network = channels_last(build_model(config.model, images.shape, images.num_classes)).to(device)
+    if config.train.threads is None:
+        configure_threads(threads_for_step(count_macs(network, images.shape) * config.train.batch_size))
     statistics = channel_statistics(images.images[splits.train])
     return Prepared(config, images, splits, statistics, network, device)
 

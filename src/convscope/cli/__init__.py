@@ -15,7 +15,7 @@ import typer
 from convscope.cli import data, inspect, models, runs, train
 from convscope.cli.console import error_console, escape
 from convscope.errors import ConvscopeError
-from convscope.openmp import let_idle_threads_sleep
+from convscope.processors import let_idle_threads_sleep
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train.train,

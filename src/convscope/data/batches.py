@@ -8,9 +8,11 @@ at any step and gives the same batches.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count, islice
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +22,8 @@ from torch import Tensor
 from convscope.data.augment import AUGMENTATIONS
 from convscope.data.image_set import ImageSet
 from convscope.randomness import permutation, uniform
+
+_Result = TypeVar("_Result")
 
 CHUNK_BYTES = 8 * 2**20
 """Size of the float32 pictures that are prepared in one go; about a CPU's last-level cache."""
@@ -94,7 +98,7 @@ class ResidentPictures:
     labels: Tensor
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return self.labels.shape[0]
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -111,7 +115,7 @@ class ResidentFeatures:
     labels: Tensor
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return self.labels.shape[0]
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -142,6 +146,7 @@ def training_batches(
     epoch: int,
     augment: Sequence[str] = (),
     first_step: int = 0,
+    ahead: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor, NDArray[np.int64]]]:
     """Yield (input [B, C, H, W], labels [B], picture numbers [B]) in the random order of this epoch.
 
@@ -149,11 +154,13 @@ def training_batches(
 
     Args:
         first_step: batches to leave out at the beginning; the rest is the same as without.
+        ahead: make the next pictures in another thread meanwhile; worth it where a processor is idle.
     """
     order = permutation(len(data), seed, "order", epoch)
     picture_bytes = input_bytes(data)
     chunk = max(1, CHUNK_BYTES // (picture_bytes * batch_size)) * batch_size
-    for start in range(first_step * batch_size // chunk * chunk, len(order), chunk):
+
+    def prepare(start: int) -> tuple[int, NDArray[np.int64], Tensor, Tensor]:
         numbers = order[start : start + chunk]
         indices = torch.from_numpy(numbers).to(data.labels.device)
         labels = data.labels[indices]
@@ -163,8 +170,24 @@ def training_batches(
             x = preprocessing.apply_augmented(data.pictures[indices], augment, indices, seed, "augment", epoch)
         else:
             x = preprocessing.apply(data.pictures[indices])
+        return start, numbers, x, labels
+
+    starts = range(first_step * batch_size // chunk * chunk, len(order), chunk)
+    for start, numbers, x, labels in (_map_ahead if ahead else map)(prepare, starts):
         first = max(0, first_step * batch_size - start) // batch_size
         places = range(0, len(numbers), batch_size)
         batches = zip(torch.split(x, batch_size), torch.split(labels, batch_size), places, strict=True)
         for batch, batch_labels, at in islice(batches, first, None):
             yield batch, batch_labels, numbers[at : at + batch_size]
+
+
+def _map_ahead(function: Callable[[int], _Result], values: Iterable[int]) -> Iterator[_Result]:
+    """Yield function(value) in order; while one result is used, the next is made in another thread."""
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
+        coming: Future[_Result] | None = None
+        for value in values:
+            made, coming = coming, pool.submit(function, value)
+            if made is not None:
+                yield made.result()
+        if coming is not None:
+            yield coming.result()

@@ -6,7 +6,6 @@ rules. Pictures of any shape are accepted, down to 1x1 and 1x5000; `Fit` says ho
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +18,7 @@ from PIL import Image
 from convscope.config import DataConfig, Interpolation, Resize
 from convscope.data.decoding import decode_image, quiet_pillow
 from convscope.data.names import is_ignored, printable
+from convscope.processors import available_processors
 from convscope.results import Skipped
 
 __all__ = [
@@ -144,7 +144,7 @@ def decode_many(
     Args:
         threads: decoding threads; None takes one for each processor this process may use.
     """
-    count = threads or _available_processors()
+    count = threads or available_processors()
 
     def verdicts(batch: list[Entry]) -> list[tuple[str, Decoded | Skipped]]:
         with quiet_pillow:  # entered here once for the batch: setting filters costs as much as a tenth of a tiny JPEG
@@ -240,9 +240,3 @@ def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
             batch, size = [], 0
     if batch:
         yield batch
-
-
-def _available_processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

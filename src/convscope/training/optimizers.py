@@ -41,10 +41,12 @@ class Optimizer:
     @torch.no_grad()
     def step(self) -> None:
         """Change the parameters by one step along their gradients; parameters without one stay."""
-        present = [i for i, p in enumerate(self.parameters) if p.grad is not None]
-        parameters = [self.parameters[i] for i in present]
+        parameters, slots = self.parameters, self.slots
         gradients = [p.grad for p in parameters if p.grad is not None]
-        slots = {name: [values[i] for i in present] for name, values in self.slots.items()}
+        if len(gradients) < len(parameters):
+            present = [i for i, p in enumerate(parameters) if p.grad is not None]
+            parameters = [parameters[i] for i in present]
+            slots = {name: [values[i] for i in present] for name, values in slots.items()}
         if self.config.optimizer == "sgd":
             torch._fused_sgd_(
                 parameters,

@@ -1,4 +1,4 @@
-"""The one thing that has to be settled before torch is imported: how idle threads wait."""
+"""The processors: how many there are, and how idle threads wait, which is settled before torch is imported."""
 
 from __future__ import annotations
 
@@ -17,3 +17,8 @@ def let_idle_threads_sleep() -> None:
     """Ask OpenMP to spin only briefly while it waits, unless the user has chosen; before torch is imported."""
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
+
+
+def available_processors() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
