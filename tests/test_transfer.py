@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from convscope.config import TrainConfig
+from convscope.config import ModelConfig, TrainConfig
 from convscope.data.batches import channel_statistics, make_preprocessing
 from convscope.data.image_set import ImageSet
 from convscope.data.splits import Splits
 from convscope.errors import Interrupted, UsageError
+from convscope.models import build_model
 from convscope.models.stages import Frozen, find_stages, split_stages
 from convscope.results import ignore_progress
 from convscope.training.features import Forward, extract_features, torch_forward
@@ -193,10 +194,24 @@ def test_a_network_that_is_no_chain_is_refused_in_words() -> None:
             self.features, self.classifier = nn.Conv2d(1, 2, 3), nn.Linear(2, 3)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.classifier(self.features(x).mean((2, 3)) * 2)
+            return self.classifier(self.features(x).mean((2, 3))) * 2
 
-    with pytest.raises(UsageError, match=r"Fork is not known as a chain.*--no-freeze"):
+    with pytest.raises(UsageError, match=r"Fork does not end in one dense layer.*--no-freeze"):
         find_stages(Fork(), (1, 8, 8))
+
+
+@pytest.mark.parametrize("name", ["inception_v3", "googlenet", "legacy_seresnet18", "legacy_xception", "squeezenet1_1"])
+def test_what_is_no_chain_has_a_backbone_and_a_head(name: str) -> None:
+    network = build_model(ModelConfig(name=name), (3, 96, 96), 5)
+    if name == "squeezenet1_1":  # its last layer is a convolution on maps
+        with pytest.raises(UsageError, match="SqueezeNet does not end in one dense layer"):
+            find_stages(network, (3, 96, 96))
+        return
+    frozen, rest = split_stages(find_stages(network, (3, 96, 96)), ())
+    assert [type(stage) for stage in rest] == [nn.Linear]
+    with torch.no_grad():
+        x = torch.rand(2, 3, 96, 96)
+        assert torch.allclose(rest(frozen(x)), network.eval()(x), atol=1e-5)
 
 
 def test_frozen_parts_stay_in_evaluation_mode() -> None:

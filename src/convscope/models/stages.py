@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from convscope.errors import UsageError, unknown_name
 from convscope.models.blocks import InputShape
+from convscope.models.zoo import split_backbone
 from convscope.modes import evaluation_mode
 
 TOLERANCE = 1e-4
@@ -49,17 +50,18 @@ class Frozen(nn.Sequential):
 def find_stages(network: nn.Module, input_shape: InputShape) -> list[Stage]:
     """Return (name, module) of the stages; running them in turn is running the network, which is checked here.
 
-    The modules are the network's own: training a stage trains the network.
+    The modules are the network's own: training a stage trains the network. One that is not known as a chain (Inception
+    v3, GoogLeNet, SENet, Xception, ...) has two stages, `backbone` and `head`.
 
     Raises:
-        UsageError: the network is not of a kind that is known to be a chain.
+        UsageError: the network does not end in one dense layer.
     """
-    for names in ("*",), *_CHAINS:
-        stages = _named(network, names)
+    candidates = [_named(network, names) for names in (("*",), *_CHAINS)]
+    for stages in (*candidates, _backbone_and_head(network)):
         if stages is not None and _is_the_network(network, stages, input_shape):
             return stages
     raise UsageError(
-        f"a {type(network).__name__} is not known as a chain of stages, so no part of it can be frozen; "
+        f"a {type(network).__name__} does not end in one dense layer, so no part of it can be frozen; "
         "train it whole with --no-freeze, or take a network such as efficientnet_lite0, mobilenetv2_100 or resnet18"
     )
 
@@ -134,14 +136,21 @@ def _named(network: nn.Module, names: Sequence[str]) -> list[Stage] | None:
     return stages
 
 
+def _backbone_and_head(network: nn.Module) -> list[Stage] | None:
+    try:
+        return list(zip(("backbone", "head"), split_backbone(network), strict=True))
+    except UsageError:
+        return None
+
+
 def _is_the_network(network: nn.Module, stages: Sequence[Stage], input_shape: InputShape) -> bool:
     x = torch.rand(1, *input_shape, generator=torch.Generator().manual_seed(0))
     x = x.to(next(network.parameters()).device)
-    with evaluation_mode(network), torch.inference_mode():
+    chain = nn.Sequential(*(stage for _, stage in stages))  # a backbone has a mode of its own
+    with evaluation_mode(network), evaluation_mode(chain), torch.inference_mode():
         expected = network(x)
         try:
-            for _, stage in stages:
-                x = stage(x)
+            x = chain(x)
         except (RuntimeError, TypeError):  # the attributes have the right names and another meaning
             return False
         return agree(x, expected)
