@@ -12,7 +12,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import log_loss
 
 import convscope
-from convscope.evaluation.calibration import NUM_BINS, fit_temperature, measure_calibration
+from convscope.evaluation.calibration import NUM_BINS, fit_temperature, measure_reliability
 from convscope.evaluation.metrics import make_predictions
 from convscope.panels import read_panels, write_panels
 from convscope.results import Curves, Heat, ImageGrid, Line, Maps, Matrix, Predictions, Table
@@ -36,7 +36,7 @@ def predictions_of(logits: np.ndarray, labels: np.ndarray) -> Predictions:
 def test_bins_and_error_equal_scikit_learns(n: int, k: int) -> None:
     logits, labels = made(n, k)
     predictions = predictions_of(logits, labels)
-    found = measure_calibration(predictions)
+    found = measure_reliability(predictions)
     confidence = predictions.probabilities.max(axis=1).astype(np.float64)
     right = predictions.predicted == labels
     share_right, mean_confidence = calibration_curve(right, confidence, n_bins=NUM_BINS, strategy="uniform")

@@ -19,17 +19,27 @@ from torch import Tensor, nn
 import convscope
 from convscope.config import ModelConfig
 from convscope.data.batches import Preprocessing
+from convscope.data.image_set import ImageSet
+from convscope.data.splits import Splits
 from convscope.errors import DataError, UsageError
-from convscope.inspection import INSPECTIONS, Subject
+from convscope.evaluation.metrics import make_predictions
+from convscope.evaluation.mistakes import most_confused_cells, suspected_label_errors
+from convscope.inspection import INSPECTIONS, Evidence, Subject
+from convscope.inspection.activating import channel_excitement, inspect_activating
+from convscope.inspection.confusion import inspect_confused_pairs, inspect_confusion
+from convscope.inspection.duplicates import inspect_duplicates
 from convscope.inspection.feature_maps import inspect_feature_maps, layer_calls
 from convscope.inspection.filters import inspect_filters
 from convscope.inspection.grad_cam import grad_cam
 from convscope.inspection.hooks import find_call
 from convscope.inspection.occlusion import occlusion
+from convscope.inspection.statistics import inspect_statistics
 from convscope.models import build_model
+from convscope.models.blocks import ResidualBlock
 from convscope.report.page import Heading, render_page
 from convscope.report.section import Section
-from convscope.results import Heat, ImageGrid, Maps, Panel
+from convscope.results import Heat, ImageGrid, Maps, Matrix, Panel, Table, accuracy_of
+from convscope.runs import read_csv, read_json
 from tests.test_main_job import convscope as command_line
 from tests.test_report import HOSTILE, Page, browser  # noqa: F401  a fixture
 
@@ -56,21 +66,45 @@ class Branches(nn.Module):
         return logits
 
 
+def build_residual() -> nn.Module:
+    blocks = ResidualBlock(3, 8), ResidualBlock(8, 8, stride=2)
+    return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+
+
 NETWORKS: dict[str, tuple[int, Callable[[], nn.Module]]] = {
     "branches": (3, Branches),
     "gray": (1, lambda: Branches(1)),
     "mlp": (1, lambda: nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, 6), nn.ReLU(), nn.Linear(6, 4))),
-    "residual": (3, lambda: build_model(ModelConfig(name="cifar-residual"), (3, SIDE, SIDE), 4)),
+    "residual": (3, build_residual),
 }
+
+
+CLASSES = ("<b>one</b>", HOSTILE[2], "three", HOSTILE[3])
+
+
+def make_evidence(channels: int) -> Evidence:
+    """Return 60 test, 20 training and 20 validation pictures, the first 5 test pictures being training pictures too."""
+    rng = np.random.default_rng(5)
+    pictures = rng.integers(0, 256, (100, SIDE, SIDE, channels), dtype=np.uint8)
+    pictures[20:25] = pictures[:5]
+    pictures[26] = pictures[25]
+    labels = np.arange(100) % 4
+    logits = np.random.default_rng(6).normal(0, 1, (100, 4)).astype(np.float32)
+    logits[np.arange(100), labels] += 2
+    logits[30] = [9, 0, 0, 0]  # its label is 2
+    ids = tuple(f"{HOSTILE[0]}/{i}" for i in range(100))
+    images = ImageSet("made", pictures, labels, CLASSES, ids, ("",) * 100)
+    splits = Splits(np.arange(20), np.arange(80, 100), np.arange(20, 80))
+    return Evidence(images, splits, "test", logits[20:80], splits.validation, logits[80:])
 
 
 def make_subject(name: str = "branches", **changes: Any) -> Subject:  # noqa: ANN401
     channels, build = NETWORKS[name]
     torch.manual_seed(0)
     picture = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, channels), dtype=np.uint8)
-    names = ("<b>one</b>", HOSTILE[2], "three", HOSTILE[3])
     preprocessing = Preprocessing((0.5,) * channels, (0.25,) * channels)
-    return replace(Subject(build(), preprocessing, names, picture, torch.device("cpu")), **changes)
+    subject = Subject(build(), preprocessing, CLASSES, picture, torch.device("cpu"), evidence=make_evidence(channels))
+    return replace(subject, **changes)
 
 
 def constructed(network: nn.Module, picture: np.ndarray) -> Subject:
@@ -128,7 +162,7 @@ def test_panels_hold_finite_numbers_and_a_caption_each(name: str) -> None:
     page.feed(html)
     assert all(image["alt"] for image in page.of("img"))
     assert "\u202e" not in html
-    assert "<b>" not in html
+    assert "b" not in {tag for tag, _ in page.elements}
 
 
 def check_panel(panel: Panel) -> None:
@@ -143,6 +177,8 @@ def check_panel(panel: Panel) -> None:
     elif isinstance(panel, Heat):
         assert len(panel.heats) == len(panel.captions)
         assert all(heat.ndim == 2 and np.isfinite(heat).all() for heat in panel.heats)
+    elif isinstance(panel, Table):
+        assert all(len(row) == len(panel.columns) for row in panel.rows)
     elif isinstance(panel, ImageGrid):
         assert len(panel.images) == len(panel.captions)
         assert all(image.dtype == np.uint8 for image in panel.images)
@@ -271,6 +307,124 @@ def test_grad_cam_and_occlusion_equal_captums(name: str, layer: str | None) -> N
         assert np.allclose(ours, reference[0, 0].numpy(), atol=1e-6), (patch, step)
 
 
+# ---------------------------------------------------------------- layers in numbers and channels
+
+
+@pytest.mark.parametrize("name", ["branches", "residual"])
+def test_gradients_are_those_of_backward(name: str) -> None:
+    subject = make_subject(name, evidence=None)
+    (table,) = inspect_statistics(subject)
+    assert isinstance(table, Table)
+    rows = {row[0]: row for row in table.rows}
+    network = subject.network.eval()
+    head = next(n for n, m in reversed(list(network.named_modules())) if isinstance(m, nn.Linear))
+    logits = network(subject.input())
+    logits.retain_grad()
+    nn.functional.cross_entropy(logits, torch.tensor([subject.predicted])).backward()
+    assert rows[head][6] == f"{float(logits.grad.square().mean().sqrt()):.3g}"
+    assert rows[head][3] == f"{float(logits.detach().mean()):.3g}"
+    assert rows[head][4] == f"{float(logits.detach().std(unbiased=False)):.3g}"
+    assert all(row[6] != "–" for row in table.rows)
+
+
+def test_zeros_are_counted_after_relu() -> None:
+    subject = make_subject(evidence=None)
+    (table,) = inspect_statistics(subject)
+    assert isinstance(table, Table)
+    maps = subject.network.left(subject.input())
+    zeros = {row[0]: row[5] for row in table.rows}
+    assert zeros["relu"] == f"{100 * float((maps <= 0).float().mean()):.1f}\N{NO-BREAK SPACE}%"
+    assert zeros["left"] == "0.0\N{NO-BREAK SPACE}%"
+
+
+@pytest.mark.parametrize("layer", ["mix", "relu (call 2)", "head", None])
+def test_exciting_pictures_are_those_with_the_largest_value(layer: str | None) -> None:
+    subject = make_subject(layer=layer, channel=2)
+    evidence = subject.evidence
+    assert evidence is not None
+    (grid,) = inspect_activating(subject)
+    assert isinstance(grid, ImageGrid)
+    call = find_call(layer_calls(subject), layer or "relu (call 2)")
+    network, seen = subject.network.eval(), {}
+    network.get_submodule(call.name.partition(" (")[0]).register_forward_hook(
+        lambda _, __, output: seen.update(last=output.clone())
+    )
+    values = []
+    for index in evidence.indices:
+        with torch.no_grad():
+            network(replace(subject, picture=evidence.images.images[index]).input())
+        values.append(float(seen["last"][0, 2].max()))
+    found = channel_excitement(subject, call, evidence.indices)[:, 2]
+    assert found == pytest.approx(values, abs=1e-5)
+    best = np.argsort(-found, kind="stable")[:10]
+    shown = [evidence.images.images[i] for i in evidence.indices[best]]
+    assert all(np.array_equal(a, b) for a, b in zip(grid.images, shown, strict=True))
+    with pytest.raises(UsageError, match="channels 0 to"):
+        inspect_activating(replace(subject, channel=99))
+
+
+# ---------------------------------------------------------------- the data behind
+
+
+def test_confusion_has_its_pictures() -> None:
+    subject = make_subject()
+    evidence = subject.evidence
+    assert evidence is not None
+    matrix, *cells = inspect_confusion(subject)
+    assert isinstance(matrix, Matrix)
+    labels, said = evidence.predictions.labels, evidence.logits.argmax(axis=1)
+    expected = np.array([[((labels == i) & (said == j)).sum() for j in range(4)] for i in range(4)])
+    assert np.array_equal(matrix.values, expected)
+    largest = sorted((expected[i, j] for i in range(4) for j in range(4) if i != j), reverse=True)
+    assert [expected[i, j] for i, j in most_confused_cells(expected, 20)] == [n for n in largest if n]
+    for cell, (i, j) in zip(cells, most_confused_cells(expected, 6), strict=True):
+        assert isinstance(cell, ImageGrid)
+        assert len(cell.images) == min(10, expected[i, j])
+        pictures = [evidence.images.images[k].tobytes() for k in evidence.indices[(labels == i) & (said == j)]]
+        assert {image.tobytes() for image in cell.images} <= set(pictures)
+    (pairs,) = inspect_confused_pairs(subject)
+    assert isinstance(pairs, Table)
+    both = {frozenset((i, j)): expected[i, j] + expected[j, i] for i in range(4) for j in range(i)}
+    assert [int(row[2]) + int(row[3]) for row in pairs.rows] == sorted((n for n in both.values() if n), reverse=True)
+
+
+def test_planted_label_errors_are_found_worst_first() -> None:
+    rng = np.random.default_rng(3)
+    true = np.arange(400) % 4
+    labels = true.copy()
+    planted = rng.choice(400, 20, replace=False)
+    labels[planted] = (true[planted] + 1) % 4
+    logits = rng.normal(0, 0.5, (400, 4)).astype(np.float32)
+    logits[np.arange(400), true] += rng.uniform(3, 6, 400)
+    predictions = make_predictions(
+        logits=logits, labels=labels, ids=tuple(map(str, range(400))), class_names=("a", "b", "c", "d")
+    )
+    suspected = suspected_label_errors(predictions)
+    assert {i for i, _ in suspected[:15]} <= set(planted.tolist())
+    assert len({i for i, _ in suspected} & set(planted.tolist())) >= 18
+    assert all(likelier == true[i] for i, likelier in suspected if i in planted)
+    p = predictions.probabilities.astype(np.float64)
+    thresholds = [p[labels == k, k].mean() for k in range(4)]
+    by_hand = {
+        i for i in range(400)
+        if (likely := [k for k in range(4) if p[i, k] >= thresholds[k]])
+        and max(likely, key=lambda k: p[i, k]) != labels[i]
+    }  # fmt: skip
+    assert {i for i, _ in suspected} == by_hand
+
+
+def test_duplicates_are_left_out_by_pixels() -> None:
+    subject = make_subject()
+    evidence = subject.evidence
+    assert evidence is not None
+    (table,) = inspect_duplicates(subject)
+    assert isinstance(table, Table)
+    assert [row[1] for row in table.rows] == ["60", "59", "55", "54"]
+    right = evidence.logits.argmax(axis=1) == evidence.predictions.labels
+    unseen = accuracy_of(correct=int(right[5:].sum()), n=55)
+    assert table.rows[2][2] == f"{100 * unseen.value:.2f}\N{NO-BREAK SPACE}%"
+
+
 # ---------------------------------------------------------------- the command
 
 
@@ -306,6 +460,22 @@ def test_any_picture_can_be_inspected(run: Path, photo: Path, capsys: pytest.Cap
     assert f"All that layer {layer} makes" in page.read_text("utf-8")
 
 
+def test_a_run_is_inspected_with_its_data(run: Path, tmp_path: Path) -> None:
+    found = convscope.inspect(run, out=tmp_path / "page.html")
+    rows = read_csv(run / "predictions.csv")
+    assert (found.picture, found.label) == (rows[0]["picture"], rows[0]["predicted"])
+    assert found.probability == pytest.approx(float(rows[0]["p_pred"]), rel=1e-4)
+    assert list(found.sections) == list(INSPECTIONS)
+    assert [reason for name, reason in found.sections.items() if reason and name != "labels"] == []
+    page = Page()
+    page.feed((tmp_path / "page.html").read_text("utf-8"))
+    recorded = read_json(run / "calibration.json")
+    figures = {row[0]: row[1] for table in page.tables for row in table if len(row) == 2}
+    assert figures["Loss (mean cross-entropy, nats), as trained"] == f"{recorded['as_trained']['loss']:.4f}"
+    assert sum(int(c) for row in page.table("actual \\ predicted") for c in row[1:]) == len(rows)
+    assert (tmp_path / "page.html").stat().st_size < 4e6
+
+
 def test_what_cannot_be_inspected_is_told(run: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"no picture")
@@ -313,6 +483,8 @@ def test_what_cannot_be_inspected_is_told(run: Path, tmp_path: Path) -> None:
         convscope.inspect(run, image=broken)
     with pytest.raises(DataError, match="not there any more"):
         convscope.inspect(run, image=tmp_path / "nothing.png")
+    with pytest.raises(UsageError, match="unknown layer 'conv9'"):
+        convscope.inspect(run, layer="conv9")
     with pytest.raises(UsageError, match="with --image"):
         convscope.inspect("efficientnet_lite0")
     with pytest.raises(UsageError, match="no network with published weights"):

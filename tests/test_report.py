@@ -21,7 +21,7 @@ from PIL import Image
 
 from convscope.config import DataConfig, ModelConfig, RunConfig, TrainConfig, config_to_json
 from convscope.errors import RunError
-from convscope.evaluation.calibration import measure_calibration
+from convscope.evaluation.calibration import measure_reliability
 from convscope.evaluation.metrics import make_predictions
 from convscope.panels import write_panels
 from convscope.report import SECTIONS, build_report, charts
@@ -209,7 +209,7 @@ def _calibration(random: np.random.Generator) -> dict[str, Any]:
     logits = random.normal(0, 3, (n, k)).astype(np.float32)
     ids = tuple(map(str, range(n)))
     predictions = make_predictions(logits=logits, labels=labels, ids=ids, class_names=DIGITS[:k])
-    measured = asdict(measure_calibration(predictions))
+    measured = asdict(measure_reliability(predictions))
     return {"part": "test", "as_trained": measured, "temperature": 2.5, "fitted_on": n, "scaled": measured}
 
 

@@ -20,7 +20,6 @@ from convscope.config import STACK, DataConfig, ModelConfig, RunConfig, TrainCon
 from convscope.data import DATASETS, load_images
 from convscope.data.batches import Preprocessing
 from convscope.data.image_set import ImageSet
-from convscope.data.splits import make_splits
 from convscope.device import (
     choose_device,
     configure_threads,
@@ -44,7 +43,7 @@ from convscope.runs import (
     read_config,
     read_json,
 )
-from convscope.workflow import check_same, finish, predict, prepare, write_evaluation, write_start
+from convscope.workflow import check_same, finish, load_run_data, predict, prepare, write_evaluation, write_start
 
 MODELS_LISTED = 40
 """So many networks of torchvision and timm are listed at a time."""
@@ -276,13 +275,7 @@ def _evaluation_data(
 ) -> tuple[ImageSet, NDArray[np.int64], str, Path]:
     """Return pictures, which of them to use, the name of that part and the folder for the results."""
     if data is None:
-        images = load_images(config.data, on_progress)
-        if images.fingerprint != read_json(run / "run.json")["data"]["fingerprint"]:
-            raise DataError(
-                f"the data of {run} ({config.data.source}) have changed since it was trained; to measure on the new "
-                f"ones, name them: convscope evaluate {run} {config.data.source}"
-            )
-        splits = make_splits(images, config.data)
+        images, splits = load_run_data(run, config, on_progress)
         part = "test" if len(splits.test) else "validation"
         return images, getattr(splits, part), part, run
     channels, height, _ = saved.input_shape

@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from convscope.config import MAX_PIXELS, DataConfig, ModelConfig
 from convscope.data.batches import Preprocessing
 from convscope.data.intake import Fit, decode_picture, fit_of, fit_picture, printable, unreadable
 from convscope.device import choose_device, configure_threads
 from convscope.errors import DataError, UsageError
-from convscope.inspection import INSPECTIONS, Subject
+from convscope.inspection import INSPECTIONS, Evidence, Subject
 from convscope.inspection.feature_maps import layer_calls
+from convscope.inspection.hooks import find_call
 from convscope.models import build_model, count_parameters, find_model
 from convscope.models.pretrained import pretrained_class_names
 from convscope.models.saved import SavedModel, load_model
@@ -24,6 +27,7 @@ from convscope.report.page import Heading, render_page
 from convscope.report.section import Section
 from convscope.results import OnProgress, Progress, Skipped, ignore_progress
 from convscope.runs import read_config, write_bytes
+from convscope.workflow import calibration_indices, load_run_data, predict_indices
 
 TOPK = 3
 """Classes that are named for a picture."""
@@ -63,47 +67,57 @@ def inspect(
 
     Args:
         target: run folder of a finished run, or the name of a network with published weights.
-        image: file of any picture.
+        image: file of any picture; None looks at the first test picture of the run, and at its data as well.
         layer: name of a layer or block to look at closely; None shows all layers.
         out: the page to write; None is inspection.html in the run folder, or inspection-MODEL.html here.
 
     Raises:
         UsageError: the layer or model is unknown, or a name is given without a picture.
-        DataError: the picture cannot be read.
+        DataError: the picture cannot be read, or the data of the run have changed.
         WeightsError: the published weights are not there.
     """
     run = Path(target)
     is_run = (run / "model.json").exists() or run.is_dir()
-    if image is None:
-        raise UsageError("name the picture to look at with --image PATH")
+    if image is None and not is_run:
+        raise UsageError(f"{target} is no run folder; for a network by name, give a picture with --image PATH")
     saved, fit = _from_run(run) if is_run else _from_name(str(target), on_progress)
     chosen = choose_device(device)
     configure_threads(None)
+    network, preprocessing = saved.network.to(chosen), Preprocessing(saved.mean, saved.std)
+    evidence, name = None, str(image)
+    if image is None:
+        evidence = _evidence(run, network, preprocessing, chosen, on_progress)
+        name = evidence.images.ids[evidence.indices[0]]
+        picture = evidence.images.images[evidence.indices[0]]
+    else:
+        picture = _load_picture(Path(image), fit)
     subject = Subject(
-        network=saved.network.to(chosen),
-        preprocessing=Preprocessing(saved.mean, saved.std),
+        network=network,
+        preprocessing=preprocessing,
         class_names=saved.class_names,
-        picture=_load_picture(Path(image), fit),
+        picture=picture,
         device=chosen,
         layer=layer,
         channel=channel,
+        evidence=evidence,
     )
+    calls = layer_calls(subject)
+    if layer is not None:
+        find_call(calls, layer)  # a misspelled name is told at once
     sections = compute_sections(subject, on_progress)
     page = Path(out) if out is not None else run / "inspection.html" if is_run else Path(f"inspection-{run.name}.html")
-    name = printable(Path(image).name)
-    write_bytes(page, render_page(_heading(saved, subject, name), sections))
+    write_bytes(page, render_page(_heading(saved, subject, printable(Path(name).name)), sections))
     best = np.argsort(-subject.probabilities, kind="stable")[:TOPK]
     topk = tuple({"label": saved.class_names[k], "probability": float(subject.probabilities[k])} for k in best)
     return Inspected(
         page=str(page),
         model=saved.name,
-        picture=str(image),
+        picture=name,
         label=saved.class_names[subject.predicted],
         probability=float(subject.probabilities[subject.predicted]),
         topk=topk,
         layers=tuple(
-            {"name": call.name, "kind": call.kind, "output_shape": list(call.output.shape[1:])}
-            for call in layer_calls(subject)
+            {"name": call.name, "kind": call.kind, "output_shape": list(call.output.shape[1:])} for call in calls
         ),
         sections={name: section.missing or None for name, section in sections.items()},
     )
@@ -121,6 +135,21 @@ def compute_sections(subject: Subject, on_progress: OnProgress) -> dict[str, Sec
         except UsageError as error:
             sections[name] = Section(inspection.title, inspection.intro, missing=f"Nothing to see here: {error}.")
     return sections
+
+
+def _evidence(
+    run: Path, network: nn.Module, preprocessing: Preprocessing, device: torch.device, on_progress: OnProgress
+) -> Evidence:
+    """Return the data of a run and what its network says of them."""
+    images, splits = load_run_data(run, read_config(run), on_progress)
+    part = "test" if len(splits.test) else "validation"
+    on_progress(Progress(f"evaluating on the {part} part", 0, None))
+    validation = calibration_indices(splits)
+    logits, validation_logits = (
+        predict_indices(network, images, indices, preprocessing, device)
+        for indices in (getattr(splits, part), validation)
+    )
+    return Evidence(images, splits, part, logits, validation, validation_logits)
 
 
 def _from_run(run: Path) -> tuple[SavedModel, Fit]:

@@ -163,7 +163,7 @@ class ReliabilityBin:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Reliability:
     """Whether a network is right as often as it is sure, on n pictures.
 
     Args:
@@ -175,6 +175,23 @@ class Calibration:
     ece: float
     loss: float
     bins: tuple[ReliabilityBin, ...]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Reliability of a network as trained, and with its logits divided by a fitted temperature.
+
+    Args:
+        part: the part of the data it was measured on.
+        fitted_on: validation pictures that the temperature was fitted on, or could have been.
+        temperature, scaled: None where no temperature could be fitted.
+    """
+
+    part: str
+    as_trained: Reliability
+    fitted_on: int
+    temperature: float | None
+    scaled: Reliability | None
 
 
 @dataclass(frozen=True)

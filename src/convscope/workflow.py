@@ -30,8 +30,8 @@ from convscope.device import (
     threads_for_step,
 )
 from convscope.download import cache_folder
-from convscope.errors import ResumeMismatch, UsageError
-from convscope.evaluation.calibration import fit_temperature, measure_calibration
+from convscope.errors import DataError, ResumeMismatch, UsageError
+from convscope.evaluation.calibration import calibrate
 from convscope.evaluation.metrics import compute_metrics, make_predictions
 from convscope.evaluation.predict import predict_logits
 from convscope.evaluation.records import PREDICTION_COLUMNS, mistake_rows, prediction_rows, result_to_json
@@ -194,8 +194,7 @@ def finish(run: Path, prepared: Prepared, *, report: bool, resume: bool, on_prog
     """Train to the end, measure on the evaluation part and write all results, in a run folder the caller locked."""
     config, images, network, part = prepared.config, prepared.images, prepared.network, prepared.evaluation_part
     indices = getattr(prepared.splits, part)
-    validation = prepared.splits.validation if part == "test" else indices[:0]
-    calibrating = validation[permutation(len(validation), "calibration")[:CALIBRATION_PICTURES]]
+    calibrating = calibration_indices(prepared.splits)
     trained, (logits, calibrating_logits) = _train(
         run, prepared, (indices, calibrating), resume=resume, on_progress=on_progress
     )
@@ -231,7 +230,14 @@ def finish(run: Path, prepared: Prepared, *, report: bool, resume: bool, on_prog
         ),
     )
     write_evaluation(run, predictions, result)
-    _write_calibration(run, prepared, (indices, logits), (calibrating, calibrating_logits))
+    calibration = calibrate(
+        part,
+        logits,
+        predictions.labels,
+        validation_logits=calibrating_logits,
+        validation_labels=images.labels[calibrating],
+    )
+    write_json(run / "calibration.json", asdict(calibration))
     _write_inside(run, prepared, int(indices[0]))
     _write_thumbnails(run, images, recorded["data"]["samples"], predictions)
     if report:
@@ -273,7 +279,7 @@ def _train(
         )
         trained = train_loop(network, data, config.train, run, **sitting)
         on_progress(Progress(f"evaluating on the {prepared.evaluation_part} part", 0, None))
-        return trained, [_logits(network, images, part, preprocessing, device) for part in evaluated]
+        return trained, [predict_indices(network, images, part, preprocessing, device) for part in evaluated]
 
 
 def _fraction_of_peak(prepared: Prepared, trained: TrainResult) -> float:
@@ -291,10 +297,10 @@ def predict(
     device: torch.device,
 ) -> Predictions:
     """Return what the network says of these pictures."""
-    return _predictions(images, indices, _logits(network, images, indices, preprocessing, device))
+    return _predictions(images, indices, predict_indices(network, images, indices, preprocessing, device))
 
 
-def _logits(
+def predict_indices(
     network: torch.nn.Module,
     images: ImageSet,
     indices: NDArray[np.int64],
@@ -324,32 +330,25 @@ def write_evaluation(folder: Path, predictions: Predictions, result: RunResult) 
     write_json(folder / "results.json", result_to_json(result))
 
 
-def _write_calibration(
-    run: Path,
-    prepared: Prepared,
-    measured: tuple[NDArray[np.int64], NDArray[np.float32]],
-    validation: tuple[NDArray[np.int64], NDArray[np.float32]],
-) -> None:
-    """Write calibration.json: reliability as trained, and with the temperature that fits the validation pictures best.
+def calibration_indices(splits: Splits) -> NDArray[np.int64]:
+    """Return the validation pictures that a temperature is fitted on; none where results are measured on them."""
+    validation = splits.validation if len(splits.test) else splits.validation[:0]
+    return validation[permutation(len(validation), "calibration")[:CALIBRATION_PICTURES]]
 
-    Args:
-        measured, validation: indices and logits; without a validation picture that is wrong no temperature is fitted.
+
+def load_run_data(run: Path, config: RunConfig, on_progress: OnProgress) -> tuple[ImageSet, Splits]:
+    """Return the data of a run and their parts.
+
+    Raises:
+        DataError: they have changed since the run was made.
     """
-    images, (indices, logits) = prepared.images, measured
-    temperature = fit_temperature(validation[1], images.labels[validation[0]])
-    scaled = None
-    if temperature is not None:
-        scaled = asdict(measure_calibration(_predictions(images, indices, logits / np.float32(temperature))))
-    write_json(
-        run / "calibration.json",
-        {
-            "part": prepared.evaluation_part,
-            "as_trained": asdict(measure_calibration(_predictions(images, indices, logits))),
-            "temperature": temperature,
-            "fitted_on": len(validation[0]),
-            "scaled": scaled,
-        },
-    )
+    images = load_images(config.data, on_progress)
+    if images.fingerprint != read_json(run / "run.json")["data"]["fingerprint"]:
+        raise DataError(
+            f"the data of {run} ({config.data.source}) have changed since it was trained; to measure on the new "
+            f"ones, name them: convscope evaluate {run} {config.data.source}"
+        )
+    return images, make_splits(images, config.data)
 
 
 def _write_inside(run: Path, prepared: Prepared, index: int) -> None:

@@ -14,7 +14,9 @@ from convscope.cli.options import Json
 
 def inspect(
     target: Annotated[str, typer.Argument(help="Run folder, or a network with published weights by name.")],
-    image: Annotated[Path | None, typer.Option(help="Picture to look at. [default: the first test picture]")] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="Picture to look at. [default: the first test picture, and the data too]")
+    ] = None,
     layer: Annotated[str | None, typer.Option(help="Layer or block to look at closely; --json lists them.")] = None,
     channel: Annotated[int | None, typer.Option(help="Channel of the layer to look at closely.")] = None,
     out: Annotated[Path | None, typer.Option(help="Page to write. [default: RUN/inspection.html]")] = None,

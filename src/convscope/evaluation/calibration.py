@@ -6,10 +6,23 @@ are 15, ours 10, so that a student can read them off in tenths.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from convscope.results import Calibration, Predictions, ReliabilityBin
+from convscope.evaluation.metrics import make_predictions
+from convscope.results import (
+    Calibration,
+    Curves,
+    Line,
+    Panel,
+    Predictions,
+    Reliability,
+    ReliabilityBin,
+    Table,
+)
 
 NUM_BINS = 10
 LEAST_BETA, GREATEST_BETA = 1e-3, 1e3
@@ -17,7 +30,30 @@ LEAST_BETA, GREATEST_BETA = 1e-3, 1e3
 MAX_STEPS = 100
 
 
-def measure_calibration(predictions: Predictions) -> Calibration:
+def calibrate(
+    part: str,
+    logits: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    *,
+    validation_logits: NDArray[np.float32],
+    validation_labels: NDArray[np.int64],
+) -> Calibration:
+    """Return how reliable the logits [N, K] of a part are, as they are and divided by the temperature that fits best.
+
+    Args:
+        validation_logits, validation_labels: of other pictures [M, K] and [M], which the temperature is fitted on.
+    """
+    temperature = fit_temperature(validation_logits, validation_labels)
+    scaled = None if temperature is None else _reliability_of(logits / np.float32(temperature), labels)
+    return Calibration(part, _reliability_of(logits, labels), len(validation_labels), temperature, scaled)
+
+
+def _reliability_of(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Reliability:
+    n, k = logits.shape
+    return measure_reliability(make_predictions(logits=logits, labels=labels, ids=("",) * n, class_names=("",) * k))
+
+
+def measure_reliability(predictions: Predictions) -> Reliability:
     """Return how often the most probable class is right, bin by bin of its probability, and the expected error."""
     confidence = predictions.probabilities.max(axis=1).astype(np.float64)
     right = predictions.predicted == predictions.labels
@@ -40,7 +76,7 @@ def measure_calibration(predictions: Predictions) -> Calibration:
         b.n * abs(b.accuracy - b.confidence) for b in bins if b.accuracy is not None and b.confidence is not None
     )
     n = len(confidence)
-    return Calibration(n=n, ece=gaps / n, loss=float(predictions.losses.mean()), bins=tuple(bins))
+    return Reliability(n=n, ece=gaps / n, loss=float(predictions.losses.mean()), bins=tuple(bins))
 
 
 def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float | None:
@@ -71,3 +107,63 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> f
             break
         beta = new
     return 1 / beta
+
+
+# ---------------------------------------------------------------- to look at
+
+
+def calibration_from_json(tree: Mapping[str, Any]) -> Calibration:
+    """Return what calibration.json holds."""
+
+    def reliability(entry: Mapping[str, Any]) -> Reliability:
+        return Reliability(**{**entry, "bins": tuple(ReliabilityBin(**each) for each in entry["bins"])})
+
+    scaled = None if tree["scaled"] is None else reliability(tree["scaled"])
+    return Calibration(**{**tree, "as_trained": reliability(tree["as_trained"]), "scaled": scaled})
+
+
+def calibration_panels(calibration: Calibration) -> tuple[Panel, ...]:
+    """Return the reliability as trained, with the temperature if there is one, and the figures of both."""
+    charts = [_curves("As trained", calibration.as_trained)]
+    if calibration.scaled is not None:
+        charts.append(_curves(f"With temperature {calibration.temperature:.2f}", calibration.scaled))
+    return (*charts, _figures(calibration))
+
+
+def _curves(name: str, measured: Reliability) -> Curves:
+    x = tuple(50 * (each.low + each.high) for each in measured.bins)
+    notes = tuple(f"{each.n:,}" for each in measured.bins)
+    sure = tuple(None if each.confidence is None else 100 * each.confidence for each in measured.bins)
+    right = tuple(None if each.accuracy is None else 100 * each.accuracy for each in measured.bins)
+    return Curves(
+        f"{name}: ECE {_percent(measured.ece)}",
+        "confidence in tenths (%)",
+        "share (%)",
+        (Line("sure", x, sure, notes), Line("right", x, right, notes)),
+        note_label="pictures",
+    )
+
+
+def _figures(calibration: Calibration) -> Table:
+    before, after, temperature = calibration.as_trained, calibration.scaled, calibration.temperature
+    rows = [
+        ("Pictures", f"{before.n:,}"),
+        ("Expected calibration error (ECE), as trained", _percent(before.ece)),
+        ("Loss (mean cross-entropy, nats), as trained", f"{before.loss:.4f}"),
+    ]
+    if after is None or temperature is None:
+        reason = "no validation picture was wrong" if calibration.fitted_on else "no validation part"
+        rows.append(("Temperature", f"not fitted: {reason}"))
+    else:
+        meaning = "too sure" if temperature > 1 else "not sure enough"
+        rows += [
+            ("Temperature that the logits are divided by", f"{temperature:.3f}"),
+            (f"Fitted on validation pictures, of which the network was {meaning}", f"{calibration.fitted_on:,}"),
+            ("Expected calibration error with it", _percent(after.ece)),
+            ("Loss with it", f"{after.loss:.4f}"),
+        ]
+    return Table(f"Calibration on the {calibration.part} part", ("What", "Value"), tuple(rows))
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f}\N{NO-BREAK SPACE}%"

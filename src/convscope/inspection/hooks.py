@@ -42,8 +42,8 @@ class Call:
 
 
 @contextmanager
-def recorded_calls(model: nn.Module) -> Iterator[list[Call]]:
-    """Record the calls of all modules that make numbers of their own, in the order in which they end.
+def recorded_calls(model: nn.Module, *, only: nn.Module | None = None) -> Iterator[list[Call]]:
+    """Record the calls of all modules, or of `only` one of them, that make numbers of their own, in the order they end.
 
     A block that hands on what its last layer made is left out; one that adds or concatenates is not. The modules get
     copies, so in-place layers leave the record as it is; gradients pass from the copies to the record.
@@ -66,7 +66,8 @@ def recorded_calls(model: nn.Module) -> Iterator[list[Call]]:
     def hook_of(name: str) -> object:
         return lambda module, _, output: hook(name, module, output)
 
-    handles = [m.register_forward_hook(hook_of(name or "network")) for name, m in model.named_modules()]
+    modules = [(name or "network", module) for name, module in model.named_modules() if only in (None, module)]
+    handles = [module.register_forward_hook(hook_of(name)) for name, module in modules]
     try:
         yield calls
     finally:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from convscope.data.batches import Preprocessing
 from convscope.data.image_set import ImageSet
 from convscope.data.splits import Splits
+from convscope.errors import UsageError
 from convscope.evaluation.metrics import make_predictions
 from convscope.modes import evaluation_mode
 from convscope.results import Panel, Predictions
@@ -27,14 +28,16 @@ class Evidence:
     Args:
         part: "test", or "validation" where the data have no test part.
         logits: of the pictures of this part, float32 [N, K].
-        validation_logits: of the validation part, float32 [M, K]; None where there is none beside `part`.
+        validation_indices, validation_logits: pictures of the validation part and their logits, int64 [M] and float32
+            [M, K]; M is 0 where there is none beside `part`.
     """
 
     images: ImageSet
     splits: Splits
     part: str
     logits: NDArray[np.float32]
-    validation_logits: NDArray[np.float32] | None
+    validation_indices: NDArray[np.int64]
+    validation_logits: NDArray[np.float32]
 
     @cached_property
     def indices(self) -> NDArray[np.int64]:
@@ -88,6 +91,17 @@ class Subject:
         """Return the picture as the network takes it, a new float32 [1, C, H, W]."""
         pixels = torch.from_numpy(np.ascontiguousarray(self.picture)[None]).to(self.device)
         return self.preprocessing.apply(pixels).contiguous()
+
+
+def evidence_of(subject: Subject) -> Evidence:
+    """Return the evidence of a subject.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if subject.evidence is None:
+        raise UsageError("it needs the data of a run; inspect a run without --image")
+    return subject.evidence
 
 
 @dataclass(frozen=True)

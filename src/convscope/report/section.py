@@ -17,6 +17,7 @@ from convscope.runs import read_csv, read_history, read_json, read_thumbnails
 Row = Mapping[str, str]
 
 NOT_EVALUATED = "Left out: the run has not been measured on its test part yet (there is no results.json)."
+NOT_RECORDED = "Left out: the run was made by a version that did not record it."
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from convscope.evaluation.mistakes import most_confused_cells
 from convscope.report.section import NOT_EVALUATED, RecordedRun, Section
 from convscope.report.text import count_text, percent_text
 from convscope.results import Matrix, Panel, Table
@@ -36,10 +37,7 @@ def confusion_section(run: RecordedRun) -> Section:
 
 def _most_confused(names: Sequence[str], counts: NDArray[np.int64]) -> Table:
     """Return the largest cells off the diagonal; equal ones in class order."""
-    mistakes = counts.copy()
-    np.fill_diagonal(mistakes, 0)
-    cells = np.argsort(-mistakes, axis=None, kind="stable")[:MAX_PAIRS]
-    pairs = [divmod(int(cell), len(names)) for cell in cells if mistakes.flat[cell]]
+    pairs = most_confused_cells(counts, MAX_PAIRS)
     return Table(
         "Most frequent confusions",
         ("Actual", "Predicted", "Pictures", "Share of actual"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from convscope.report.section import NOT_EVALUATED, RecordedRun, Section
+from convscope.report.section import NOT_EVALUATED, NOT_RECORDED, RecordedRun, Section
 
 
 def inside_section(run: RecordedRun) -> Section:
@@ -15,5 +15,5 @@ def inside_section(run: RecordedRun) -> Section:
     if run.results is None:
         return Section(title, intro, missing=NOT_EVALUATED)
     if run.inside is None:
-        return Section(title, intro, missing="Left out: the run was made by a version that did not record it.")
+        return Section(title, intro, missing=NOT_RECORDED)
     return Section(title, intro, run.inside)

@@ -1,0 +1,82 @@
+"""Which test pictures make a channel answer most."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from convscope.budget.costs import count_macs
+from convscope.data.batches import make_resident
+from convscope.errors import UsageError
+from convscope.inspection.feature_maps import layer_calls
+from convscope.inspection.hooks import Call, find_call, last_maps, recorded_calls
+from convscope.inspection.subject import Subject, evidence_of
+from convscope.modes import evaluation_mode
+from convscope.randomness import permutation
+from convscope.results import ImageGrid, Panel
+
+SHOWN_CHANNELS, SHOWN_PICTURES = 4, 10
+MAX_PICTURES = 2000
+MAX_MACS = 100_000_000_000
+"""At most so many pictures, and so many operations, are spent on the search."""
+BATCH_SIZE = 32
+
+
+def inspect_activating(subject: Subject) -> tuple[Panel, ...]:
+    """Return the pictures that excite `subject.channel` most, or each of the channels that the picture excites most.
+
+    A channel of maps is as excited as its most excited place.
+    """
+    evidence = evidence_of(subject)
+    calls = layer_calls(subject)
+    if subject.layer is not None:
+        call = find_call(calls, subject.layer)
+    else:
+        call = last_maps(calls) if any(each.is_maps for each in calls) else calls[0]
+    own = _excitement(call.output)[0]
+    if subject.channel is not None and not 0 <= subject.channel < len(own):
+        raise UsageError(
+            f"layer {call.name!r} has channels 0 to {len(own) - 1}, there is none of number {subject.channel}"
+        )
+    channels = np.argsort(-own, kind="stable")[:SHOWN_CHANNELS] if subject.channel is None else [subject.channel]
+    macs = count_macs(subject.network, evidence.images.shape)
+    number = min(MAX_PICTURES, len(evidence.indices), max(BATCH_SIZE, MAX_MACS // max(1, macs)))
+    chosen = evidence.indices[np.sort(permutation(len(evidence.indices), "activating")[:number])]
+    excited = channel_excitement(subject, call, chosen)
+    images, panels = evidence.images, []
+    for channel in channels:
+        best = np.argsort(-excited[:, channel], kind="stable")[:SHOWN_PICTURES]
+        panels.append(
+            ImageGrid(
+                f"Channel {channel} of layer {call.name}: the most exciting of {number:,} pictures",
+                tuple(images.images[i] for i in chosen[best]),
+                tuple(
+                    f"{images.class_names[images.labels[i]]}\nvalue {value:.3g}"
+                    for i, value in zip(chosen[best], excited[best, channel], strict=True)
+                ),
+            )
+        )
+    return tuple(panels)
+
+
+def channel_excitement(subject: Subject, call: Call, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return how excited each channel of the call is by these pictures of the evidence, float32 [len(indices), C]."""
+    network, images = subject.network, evidence_of(subject).images
+    found = []
+    with evaluation_mode(network), torch.no_grad():
+        for start in range(0, len(indices), BATCH_SIZE):
+            pictures = make_resident(images, indices[start : start + BATCH_SIZE], subject.device).pictures
+            with recorded_calls(network, only=call.module) as calls:
+                network(subject.preprocessing.apply(pictures))
+            found.append(_excitement(find_call(calls, call.name).output))
+    return np.concatenate(found)
+
+
+def _excitement(output: Tensor) -> NDArray[np.float32]:
+    """Return the largest value of each channel, float32 [B, C], of maps [B, C, H, W], tokens [B, T, C] or a vector."""
+    if output.ndim == 3:
+        output = output.transpose(1, 2)
+    flat = output.flatten(2).amax(dim=2) if output.ndim > 2 else output
+    return np.asarray(flat.float().cpu().numpy())

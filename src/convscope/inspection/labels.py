@@ -1,0 +1,32 @@
+"""Which labels look wrong."""
+
+from __future__ import annotations
+
+from convscope.errors import UsageError
+from convscope.evaluation.mistakes import suspected_label_errors
+from convscope.inspection.subject import Subject, evidence_of
+from convscope.results import ImageGrid, Panel
+
+SHOWN_PICTURES = 20
+
+
+def inspect_labels(subject: Subject) -> tuple[Panel, ...]:
+    """Return the pictures whose label the network finds much less likely than another class, worst first."""
+    evidence = evidence_of(subject)
+    predictions, names = evidence.predictions, evidence.images.class_names
+    suspected = suspected_label_errors(predictions)
+    if not suspected:
+        raise UsageError(f"no label of the {evidence.part} part looks wrong to this network")
+    shown = suspected[:SHOWN_PICTURES]
+    return (
+        ImageGrid(
+            f"{len(shown)} of {len(suspected):,} suspected labels among {len(predictions.labels):,}",
+            tuple(evidence.images.images[evidence.indices[i]] for i, _ in shown),
+            tuple(
+                f"labelled {names[predictions.labels[i]]}\nlooks like {names[likelier]}\n"
+                f"probability {100 * predictions.probabilities[i, likelier]:.1f}\N{NO-BREAK SPACE}%\n"
+                f"{predictions.ids[i]}"
+                for i, likelier in shown
+            ),
+        ),
+    )
