@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
+import torchvision
 from torch import nn
 
+from convscope import api
 from convscope.budget.memory import NotTraceable, optimizer_slots, parameter_arithmetic, predict_memory
+from convscope.cli import main
+from convscope.cli.budget import parse_shape
 from convscope.config import ModelConfig, TrainConfig
 from convscope.errors import UsageError
 from convscope.models import MODELS, build_shapes
@@ -151,3 +157,39 @@ def test_a_network_that_looks_at_its_numbers_cannot_be_traced() -> None:
 )
 def test_arithmetic(module: nn.Module, expected: str) -> None:
     assert parameter_arithmetic(module) == expected
+
+
+def test_predicted_and_measured_agree() -> None:
+    """The allocator's own figure, from a step in another process."""
+    budget, measured = api.budget("cnn-small", batch_size=64, measure=True)
+    assert measured is not None
+    assert budget.memory.training_peak_bytes == pytest.approx(measured.training_peak_bytes, rel=0.02)
+    assert budget.memory.inference_peak_bytes == pytest.approx(measured.inference_peak_bytes, rel=0.02)
+    assert measured.baseline_bytes < measured.process_peak_bytes
+
+
+def test_a_frozen_network_by_name() -> None:
+    """The last layer alone learns, and nothing before it is kept."""
+    budget, _ = api.budget("alexnet", num_classes=10, batch_size=2, frozen=True)
+    assert budget.num_trainable == (4096 + 1) * 10
+    assert budget.num_params == sum(p.numel() for p in torchvision.models.alexnet(num_classes=10).parameters())
+    assert budget.memory.saved_bytes < 10**5
+
+
+def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["convscope", "budget", "mlp", "cnn-small", "--batch", "8", "--json"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    mlp, cnn = json.loads(capsys.readouterr().out)["budgets"]
+    assert (mlp["num_params"], cnn["num_params"]) == (101_770, 8_490)
+    assert {"name", "kind", "output_shape", "num_params", "macs", "output_bytes", "saved_bytes"} <= set(
+        mlp["layers"][0]
+    )
+    assert mlp["memory"]["weights_bytes"] == 4 * 101_770
+
+
+@pytest.mark.parametrize("text", ["3x200", "axbxc", "0x2x2", "3,2,2"])
+def test_an_input_that_is_no_shape(text: str) -> None:
+    with pytest.raises(UsageError, match="channels x height x width"):
+        parse_shape(text)

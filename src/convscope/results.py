@@ -292,6 +292,25 @@ class Memory:
 
 
 @dataclass(frozen=True)
+class MeasuredMemory:
+    """What a step of training took in a process of its own, in bytes.
+
+    Args:
+        step_growth_bytes: the most that torch's allocator gave out during a step beyond what it had given out before.
+        training_peak_bytes: the same with weights, buffers and optimizer, which were there before.
+        inference_peak_bytes: the most for predictions of one batch, weights and buffers included.
+        process_peak_bytes: the most resident memory of the process.
+        baseline_bytes: of it, what interpreter, libraries and their scratch space took before the network was built.
+    """
+
+    step_growth_bytes: int
+    training_peak_bytes: int
+    inference_peak_bytes: int
+    process_peak_bytes: int
+    baseline_bytes: int
+
+
+@dataclass(frozen=True)
 class Budget:
     """What training a network on batches of one size takes.
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import typer
 
-from convscope.cli import data, inspect, models, runs, train
+from convscope.cli import budget, data, inspect, models, runs, train
 from convscope.cli.console import error_console, escape
 from convscope.errors import ConvscopeError
 from convscope.processors import let_idle_threads_sleep
@@ -21,6 +21,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train": train.train,
     "recipe": train.recipe,
     "evaluate": runs.evaluate,
+    "budget": budget.budget,
     "inspect": inspect.inspect,
     "report": runs.report,
     "runs": runs.runs,

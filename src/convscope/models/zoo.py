@@ -394,6 +394,12 @@ def find_head(model: nn.Module) -> str:
     return names[-1]
 
 
+def freeze_all_but_head(model: nn.Module) -> None:
+    """Leave the last layer alone to learn, in place."""
+    model.requires_grad_(False)
+    model.get_submodule(find_head(model)).requires_grad_(True)
+
+
 def split_backbone(model: nn.Module) -> tuple[nn.Module, nn.Module]:
     """Return (backbone, head): features [B, F] from pictures, and logits [B, K] from features.
 

@@ -1,0 +1,155 @@
+"""Steps of training that are run to see what they take: in a process of their own, so that nothing else counts.
+
+`python -m convscope.training.measured_step JSON` prints one JSON object; `measure_step` starts it.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from convscope.config import ModelConfig, TrainConfig
+from convscope.data.batches import Preprocessing
+from convscope.device import choose_device, configure_threads, memory_in_use_bytes, peak_memory_bytes
+from convscope.errors import TrainingError
+from convscope.models import build_model, find_model
+from convscope.models.blocks import InputShape
+from convscope.models.saved import channels_last
+from convscope.models.stack import build_stack, parse_stack
+from convscope.models.zoo import freeze_all_but_head
+from convscope.results import MeasuredMemory
+from convscope.training.optimizers import Optimizer
+
+
+def measure_step(
+    model: ModelConfig,
+    input_shape: InputShape,
+    num_classes: int | None,
+    *,
+    batch_size: int,
+    train: TrainConfig,
+    frozen: bool = False,
+) -> MeasuredMemory:
+    """Return what a step of training took, measured in a new process on the CPU.
+
+    Raises:
+        TrainingError: the step failed, for example for lack of memory.
+    """
+    order = {
+        "model": asdict(model),
+        "input_shape": input_shape,
+        "num_classes": num_classes,
+        "batch_size": batch_size,
+        "train": asdict(train),
+        "frozen": frozen,
+    }
+    command = [sys.executable, "-m", "convscope.training.measured_step", json.dumps(order)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"])[-1]
+        raise TrainingError(f"the step to be measured failed: {reason}; try a smaller --batch")
+    return MeasuredMemory(**json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def _measure(order: Mapping[str, Any]) -> MeasuredMemory:
+    settings: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in order["train"].items()}
+    train = TrainConfig(**settings)
+    configure_threads(train.threads)
+    cpu = choose_device("cpu")
+    model = ModelConfig(**order["model"])
+    if model.stack is None:
+        find_model(model.name)  # imports torchvision or timm
+    warm_up()
+    baseline_bytes = memory_in_use_bytes(cpu)
+    channels, height, width = order["input_shape"]
+    shape, batch_size = (channels, height, width), order["batch_size"]
+    network = channels_last(_build(model, shape, order["num_classes"]))
+    if order["frozen"]:
+        freeze_all_but_head(network)
+    network.train()
+    optimizer = Optimizer(network, train)
+    pictures = torch.zeros(batch_size, height, width, channels, dtype=torch.uint8)
+    labels = torch.zeros(batch_size, dtype=torch.int64)
+    held = sum(t.nbytes for t in (*network.parameters(), *network.buffers()))
+    held += sum(slot.nbytes for slots in optimizer.slots.values() for slot in slots)
+
+    def step() -> None:
+        _step(network, optimizer, pictures, labels, train)
+
+    def predict() -> None:
+        with torch.inference_mode():
+            network.eval()(Preprocessing((0.0,) * channels, (1.0,) * channels).apply(pictures))
+
+    step()
+    resident = peak_memory_bytes(cpu)
+    growth = allocator_growth(step)
+    return MeasuredMemory(
+        training_peak_bytes=held + growth,
+        step_growth_bytes=growth,
+        inference_peak_bytes=sum(t.nbytes for t in (*network.parameters(), *network.buffers()))
+        + allocator_growth(predict),
+        process_peak_bytes=resident,
+        baseline_bytes=baseline_bytes,
+    )
+
+
+def _build(model: ModelConfig, shape: InputShape, num_classes: int | None) -> nn.Module:
+    if num_classes is None:
+        assert model.stack is not None
+        return build_stack(parse_stack(model.stack), shape)
+    return build_model(model, shape, num_classes)
+
+
+def _step(
+    network: nn.Module, optimizer: Optimizer, pictures: torch.Tensor, labels: torch.Tensor, train: TrainConfig
+) -> None:
+    """Train one batch as loop.py does; with accumulated gradients two, for the second is the largest."""
+    channels = pictures.shape[-1]
+    for _ in range(min(2, train.accumulate)):
+        x = Preprocessing((0.0,) * channels, (1.0,) * channels).apply(pictures.clone())
+        logits = network(x)
+        if logits.dim() == 2:
+            loss = F.cross_entropy(logits, labels, label_smoothing=train.label_smoothing)
+        else:
+            loss = logits.mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def warm_up() -> None:
+    """Train a tiny network for a step, so that the libraries are loaded and have their scratch space."""
+    layers = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 2))
+    x = torch.zeros(2, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+    F.cross_entropy(layers(x), torch.zeros(2, dtype=torch.int64)).backward()  # type: ignore[no-untyped-call]
+
+
+def allocator_growth(work: Any) -> int:  # noqa: ANN401
+    """Return by how much the memory that torch's CPU allocator had given out grew at most while `work()` ran.
+
+    The allocator reports every allocation and release, those of oneDNN included, to torch's profiler.
+    """
+    with torch.autograd.profiler.profile(profile_memory=True, use_kineto=True) as profile:
+        work()
+    changes = sorted(
+        (event.start_ns(), index, event.nbytes())
+        for index, event in enumerate(profile.kineto_results.events())
+        if event.name() == "[memory]"
+    )
+    in_use = peak = 0
+    for _, _, num_bytes in changes:
+        in_use += num_bytes
+        peak = max(peak, in_use)
+    return peak
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(asdict(_measure(json.loads(sys.argv[1])))) + "\n")
