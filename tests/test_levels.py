@@ -20,6 +20,7 @@ LEVELS = (
     ("workflow",),
     ("insight",),
     ("api",),
+    ("series",),
     ("cli",),
     ("__main__",),
 )

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from convscope.api import evaluate, inspect, make_config, recipe, resume, run_config, train, write_report
+    from convscope.series.compare import compare
 
-__all__ = ["evaluate", "inspect", "make_config", "recipe", "resume", "run_config", "train", "write_report"]
+__all__ = ["compare", "evaluate", "inspect", "make_config", "recipe", "resume", "run_config", "train", "write_report"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401
@@ -23,6 +24,7 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401
 
         let_idle_threads_sleep()
         from convscope import api
+        from convscope.series.compare import compare
 
-        return getattr(api, name)
+        return compare if name == "compare" else getattr(api, name)
     raise AttributeError(f"module 'convscope' has no attribute {name!r}")

@@ -5,7 +5,7 @@ Letters: N pictures, H height, W width, C channels, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import sqrt
 
@@ -94,10 +94,22 @@ def accuracy_of(*, correct: int, n: int) -> Accuracy:
     """
     if not (n > 0 and 0 <= correct <= n):
         raise ValueError(f"accuracy needs 0 <= correct <= n and n > 0, got correct={correct}, n={n}")
-    share, spread = correct / n, Z_95**2 / n
+    return _with_interval(correct / n, n)
+
+
+def mean_accuracy_of(*, correct: Sequence[int], n: int) -> Accuracy:
+    """Return the mean accuracy of several runs on the same n pictures, with the Wilson interval of a share of n.
+
+    The pictures are the same ones every time, so more runs do not narrow the interval; `correct` is a rounded mean.
+    """
+    return _with_interval(sum(correct) / (len(correct) * n), n)
+
+
+def _with_interval(share: float, n: int) -> Accuracy:
+    spread = Z_95**2 / n
     centre = (share + spread / 2) / (1 + spread)
     half_width = Z_95 * sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
-    return Accuracy(share, max(0.0, centre - half_width), min(1.0, centre + half_width), correct, n)
+    return Accuracy(share, max(0.0, centre - half_width), min(1.0, centre + half_width), round(share * n), n)
 
 
 @dataclass(frozen=True)
@@ -332,6 +344,115 @@ class Budget:
     macs: int
     layers: tuple[LayerCost, ...]
     memory: Memory
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """One network of a comparison: all runs that differ in nothing but their seed. None is unknown or not measured.
+
+    Args:
+        model: its name, with the options that tell it from others of that name.
+        runs: run folders, one a seed, in the order of `seeds` and `accuracies`.
+        accuracy: mean over the seeds; its interval is for pictures alone.
+        std: standard deviation of `accuracies` (n - 1 in the denominator); None of one run.
+        train_seconds: mean over the seeds.
+        peak_memory_bytes: the largest of the seeds.
+        macs: multiply-accumulate operations for one prediction.
+    """
+
+    model: str
+    runs: tuple[str, ...]
+    seeds: tuple[int, ...]
+    accuracies: tuple[float, ...]
+    accuracy: Accuracy
+    std: float | None
+    num_params: int
+    macs: int | None
+    train_seconds: float | None
+    peak_memory_bytes: int | None
+
+    @property
+    def n_seeds(self) -> int:
+        """Return how many runs there are."""
+        return len(self.runs)
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """The exact McNemar test of one run of either network: who alone is right, and the two-sided p value."""
+
+    seed_a: int
+    seed_b: int
+    only_a: int
+    only_b: int
+    p_value: float
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """A picture that one network of a pair gets right more often than the other.
+
+    Args:
+        right_a, right_b: share of each network's runs that are right, 0..1.
+        predicted_a, predicted_b: the class that most of its runs say.
+    """
+
+    picture: str
+    true: str
+    right_a: float
+    right_b: float
+    predicted_a: str
+    predicted_b: str
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two networks side by side on the same pictures; differences are b minus a, in fractions of 1.
+
+    Args:
+        difference: of the mean accuracies; `low` and `high` are its 95 % interval, `std_error` and `degrees_of_freedom`
+            what it is made from.
+        rests_on: what the interval and the p value allow for: "pictures and seeds", or "pictures" for one run each.
+        p_adjusted: `p_value` after Holm's correction for all pairs of the comparison.
+        verdict: the better network, or `cannot tell`.
+        sentence: the verdict in words, with what would be needed where it is open.
+        more_pictures, more_seeds: how many more test pictures, or seeds of either network, would settle a difference
+            as large as the measured one, with a chance of 80 %; None: no number of them alone would, or none is needed.
+        mcnemar: the first run of a with the first of b, and so on.
+        disagreements: largest difference first.
+    """
+
+    a: str
+    b: str
+    difference: float
+    low: float
+    high: float
+    std_error: float
+    degrees_of_freedom: float
+    rests_on: str
+    p_value: float
+    p_adjusted: float
+    verdict: str
+    sentence: str
+    more_pictures: int | None
+    more_seeds: int | None
+    mcnemar: tuple[McNemar, ...]
+    disagreements: tuple[Disagreement, ...]
+
+
+CANNOT_TELL = "cannot tell"
+"""The verdict where neither network of a pair is shown to be the better."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Several networks measured on the same pictures, and every pair of them."""
+
+    data: str
+    part: str
+    n_pictures: int
+    models: tuple[ModelSummary, ...]
+    pairs: tuple[Pair, ...]
 
 
 @dataclass(frozen=True)

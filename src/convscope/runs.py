@@ -128,7 +128,7 @@ def create_run_folder(out: str | Path | None, *, default_name: str) -> Path:
         check_out(run)
         _make_folder(run)
     else:
-        stem, number = default_name.translate(_FORBIDDEN_IN_NAMES), 1
+        stem, number = file_name(default_name), 1
         while True:
             run = Path("runs") / f"{stem}-{number}"
             try:
@@ -139,8 +139,23 @@ def create_run_folder(out: str | Path | None, *, default_name: str) -> Path:
                 number += 1
             except OSError as error:
                 raise _write_error(run, 0, error) from error
-    write_bytes(run / ".gitignore", b"*\n")  # a run inside a checkout is not source code
+    create_folder(run)
     return run
+
+
+def file_name(name: str) -> str:
+    """Return a name in which nothing stands that some system forbids in file names."""
+    return name.translate(_FORBIDDEN_IN_NAMES)
+
+
+def create_folder(folder: Path) -> None:
+    """Create a folder for runs and what is made from them; it may exist and hold some.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    _make_folder(folder)
+    write_bytes(folder / ".gitignore", b"*\n")  # a run inside a checkout is not source code
 
 
 def check_out(run: Path) -> None:

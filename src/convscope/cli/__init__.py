@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import typer
 
-from convscope.cli import budget, data, inspect, models, runs, train
+from convscope.cli import budget, compare, data, inspect, models, runs, train
 from convscope.cli.console import error_console, escape
 from convscope.errors import ConvscopeError
 from convscope.processors import let_idle_threads_sleep
@@ -23,6 +23,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "evaluate": runs.evaluate,
     "budget": budget.budget,
     "inspect": inspect.inspect,
+    "compare": compare.compare,
     "report": runs.report,
     "runs": runs.runs,
     "models": models.models,

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from convscope.cli.console import print_result, print_table, start
-from convscope.cli.options import DataDir, Json, Out, Report, parse_names, parse_split
+from convscope.cli.options import DataDir, Json, Out, Report, parse_names, parse_split, takes_options
 from convscope.errors import UsageError
 
 
-def train(
-    data: Annotated[str | None, typer.Argument(help="Data set name, folder or archive.")] = None,
-    model: Annotated[str | None, typer.Option(help="Network; see `convscope models`. [default: auto]")] = None,
+def training_options(
     stack: Annotated[str | None, typer.Option(help='Network in one line: "conv 8 5x5; relu; linear 10".')] = None,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Start from published weights.")] = False,
     weights: Annotated[Path | None, typer.Option(help="Start from this .safetensors (or .pth) file.")] = None,
@@ -59,13 +57,9 @@ def train(
     ] = False,
     checkpoint_seconds: Annotated[float | None, typer.Option(help="Longest time between checkpoints.")] = None,
     checkpoint_steps: Annotated[int | None, typer.Option(help="Save every so many steps as well.")] = None,
-    out: Out = None,
-    resume: Annotated[Path | None, typer.Option(help="Run folder to go on with.")] = None,
-    report: Report = True,
-    as_json: Json = False,
-) -> None:
-    """Train a network, measure it on test pictures and write a report."""
-    options = {
+) -> dict[str, Any]:
+    """Return what was given of the options of a run by the names that `api.make_config` knows; None is not given."""
+    return {
         "stack": stack,
         "pretrained": pretrained or None,
         "weights": None if weights is None else str(weights),
@@ -105,6 +99,20 @@ def train(
         "checkpoint_seconds": checkpoint_seconds,
         "checkpoint_steps": checkpoint_steps,
     }
+
+
+@takes_options(training_options)
+def train(
+    data: Annotated[str | None, typer.Argument(help="Data set name, folder or archive.")] = None,
+    model: Annotated[str | None, typer.Option(help="Network; see `convscope models`. [default: auto]")] = None,
+    out: Out = None,
+    resume: Annotated[Path | None, typer.Option(help="Run folder to go on with.")] = None,
+    report: Report = True,
+    as_json: Json = False,
+    *,
+    options: dict[str, Any],
+) -> None:
+    """Train a network, measure it on test pictures and write a report."""
     given = sorted(name for name, value in options.items() if value is not None)
     if resume is not None and (given or out is not None):
         named = ", ".join("--" + name.replace("_", "-") for name in given) or "--out"

@@ -1,0 +1,1 @@
+"""Several runs for one comparison: planned, trained where they are missing, and compared."""

@@ -1,0 +1,77 @@
+"""The comparison as a verb: of finished runs, or of networks that are trained for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from convscope.comparison.compare import (
+    DISAGREEMENT_COLUMNS,
+    MODEL_COLUMNS,
+    PAIR_COLUMNS,
+    compare_runs,
+    comparison_to_json,
+    disagreement_rows,
+    model_rows,
+    pair_rows,
+)
+from convscope.errors import UsageError
+from convscope.results import Comparison, OnProgress, ignore_progress
+from convscope.runs import create_folder, file_name, write_csv, write_json
+from convscope.series.plan import find_runs, plan_runs
+from convscope.series.processes import train_missing
+
+
+def compare(
+    *places: str | Path,
+    models: Sequence[str] | None = None,
+    seeds: int | None = None,
+    vary: Sequence[str] = (),
+    out: str | Path | None = None,
+    jobs: int | None = None,
+    on_progress: OnProgress = ignore_progress,
+    **options: Any,  # noqa: ANN401
+) -> tuple[Comparison, Path]:
+    """Return a comparison and the folder it was written to.
+
+    Args:
+        places: finished runs, or folders of comparisons that hold such; or, with `models` or `vary`, one data set.
+        models: networks to train on it, those that are not there yet.
+        seeds: runs of each; 3 unless given.
+        vary: options to train them with and without; see `plan_runs`.
+        out: folder for the comparison and the runs that are trained; default: one in runs/ named after the data set,
+            or after the first run.
+        jobs: runs at once; see `train_missing`.
+        options: of training; see `api.make_config`.
+
+    Raises:
+        ConvscopeError: see errors.py; runs that were finished stay, and the same call goes on from there.
+    """
+    if models or vary:
+        if len(places) != 1:
+            raise UsageError(f"networks are compared on one data set; {len(places)} are named")
+        configs = plan_runs(str(places[0]), models=models, seeds=3 if seeds is None else seeds, vary=vary, **options)
+        folder = Path(out or Path("runs") / f"comparison-{file_name(Path(places[0]).stem)}")
+        create_folder(folder)
+        runs = train_missing(configs, folder, jobs=jobs, on_progress=on_progress)
+    else:
+        given = sorted(name for name, value in (options | {"seeds": seeds, "jobs": jobs}).items() if value is not None)
+        if given:
+            raise UsageError(
+                f"finished runs are compared as they are, so {given[0]} says nothing; leave it out or name --models"
+            )
+        runs = find_runs([Path(place) for place in places])
+        folder = Path(out or Path("runs") / f"comparison-of-{file_name(runs[0].resolve().name)}")
+    comparison = compare_runs(runs)
+    create_folder(folder)
+    write_comparison(folder, comparison)
+    return comparison, folder
+
+
+def write_comparison(folder: Path, comparison: Comparison) -> None:
+    """Write comparison.json, comparison.csv (networks), pairs.csv and disagreements.csv."""
+    write_json(folder / "comparison.json", comparison_to_json(comparison))
+    write_csv(folder / "comparison.csv", MODEL_COLUMNS, model_rows(comparison))
+    write_csv(folder / "pairs.csv", PAIR_COLUMNS, pair_rows(comparison))
+    write_csv(folder / "disagreements.csv", DISAGREEMENT_COLUMNS, disagreement_rows(comparison))

@@ -1,0 +1,281 @@
+"""Runs side by side: what is refused, how runs are grouped and named, what is trained, and what is written."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from convscope.comparison.compare import compare_runs, comparison_to_json
+from convscope.comparison.recorded import name_configs
+from convscope.config import DataConfig, ModelConfig, RunConfig, TrainConfig, config_to_json
+from convscope.errors import RunError, UsageError
+from convscope.results import CANNOT_TELL, accuracy_of
+from convscope.runs import read_csv, read_json, write_csv, write_history, write_json
+from convscope.series.plan import plan_runs
+from tests.test_main_job import convscope
+
+N = 400
+
+
+def write_run(
+    folder: Path, right: np.ndarray, *, model: str = "mlp", seed: int = 0, split: str = "ab", **train: object
+) -> Path:
+    """Write the files of a finished run that gets `right` pictures right; what it says of the others is "other"."""
+    folder.mkdir(parents=True)
+    config = RunConfig(
+        data=DataConfig(source="made"),
+        model=ModelConfig(name=model),
+        train=TrainConfig(seed=seed, **train),  # type: ignore[arg-type]
+    )
+    write_json(folder / "run.json", {"config": config_to_json(config), "data": {"fingerprint": "00"}})
+    accuracy = accuracy_of(correct=int(right.sum()), n=len(right))
+    results = {"data": "made", "part": "test", "split_sha256": split, "num_params": 1000, "macs": 10**6}
+    results |= {"train_seconds": 2.0 + seed, "peak_memory_bytes": 10**8, "accuracy": accuracy.__dict__}
+    write_json(folder / "results.json", results)
+    rows = [(f"{i}.png", "it", "it" if hit else "other", 0.5, 0.5, 0.7) for i, hit in enumerate(right)]
+    write_csv(folder / "predictions.csv", ("picture", "true", "predicted", "p_true", "p_pred", "loss"), rows)
+    write_history(folder, [])
+    return folder
+
+
+def draw(share: float, seed: int, n: int = N) -> np.ndarray:
+    return np.random.default_rng(seed).random(n) < share
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[Path]:
+    """Three seeds of a weak network and two of a strong one."""
+    weak = [write_run(tmp_path / f"weak-{seed}", draw(0.7, seed), seed=seed) for seed in range(3)]
+    return weak + [write_run(tmp_path / f"cnn-{s}", draw(0.9, 10 + s), model="cnn", seed=s) for s in range(2)]
+
+
+def test_models_pairs_and_pictures_are_counted_right(runs: list[Path]) -> None:
+    comparison = compare_runs(runs)
+    weak, strong = comparison.models
+    accuracies = [read_json(run / "results.json")["accuracy"]["value"] for run in runs]
+    assert (weak.model, strong.model, weak.n_seeds, strong.n_seeds) == ("mlp", "cnn", 3, 2)
+    assert weak.accuracy.value == pytest.approx(np.mean(accuracies[:3]))
+    assert strong.std == pytest.approx(np.std(accuracies[3:], ddof=1))
+    assert weak.train_seconds == 3.0
+    (pair,) = comparison.pairs
+    assert (pair.a, pair.b, pair.verdict, pair.rests_on) == ("mlp", "cnn", "cnn", "pictures and seeds")
+    assert pair.difference == pytest.approx(np.mean(accuracies[3:]) - np.mean(accuracies[:3]))
+    assert 0 < pair.low < pair.difference < pair.high
+    assert pair.sentence.startswith("cnn is better than mlp (+")
+    assert [(test.seed_a, test.seed_b) for test in pair.mcnemar] == [(0, 0), (1, 1)]
+    shares = [draw(0.7, s).astype(float) for s in range(3)], [draw(0.9, 10 + s).astype(float) for s in range(2)]
+    lead = np.mean(shares[1], axis=0) - np.mean(shares[0], axis=0)
+    assert {entry.picture for entry in pair.disagreements} == {f"{i}.png" for i in np.flatnonzero(lead)}
+    first = pair.disagreements[0]
+    assert first.right_b - first.right_a == pytest.approx(lead[int(first.picture[:-4])])
+    assert abs(first.right_b - first.right_a) == 1
+    assert {first.predicted_a, first.predicted_b} == {"it", "other"}
+
+
+def test_the_tree_has_the_promised_keys(runs: list[Path]) -> None:
+    tree = json.loads(json.dumps(comparison_to_json(compare_runs(runs)), allow_nan=False))
+    assert set(tree["models"][0]) >= {"model", "accuracy", "std", "n_seeds", "num_params", "macs", "train_seconds"}
+    promised = {"a", "b", "difference", "low", "high", "p_value", "p_adjusted", "verdict"}
+    assert set(tree["pairs"][0]) >= promised
+
+
+def test_runs_of_one_network_stand_for_themselves(runs: list[Path]) -> None:
+    comparison = compare_runs(runs[1:3])
+    assert [model.model for model in comparison.models] == ["mlp seed=1", "mlp seed=2"]
+    (pair,) = comparison.pairs
+    assert (pair.verdict, pair.rests_on) == (CANNOT_TELL, "pictures")
+    assert re.search(r"about [\d,]+ more test pictures or --seeds 3 might", pair.sentence)
+
+
+def test_one_run_of_each_is_not_enough_for_a_small_difference(tmp_path: Path) -> None:
+    """The write-up's mistake: 1.2 points on one run each of 10,000 pictures."""
+    n, share = 10_000, 0.7364
+    a = draw(share, 0, n)
+    b = a.copy()
+    b[np.flatnonzero(~a)[:760]] = True
+    b[np.flatnonzero(a)[:640]] = False
+    pair = compare_runs([write_run(tmp_path / "a", a), write_run(tmp_path / "b", b, model="cnn")]).pairs[0]
+    assert pair.difference == pytest.approx(0.012)
+    assert pair.p_value < 0.05
+    assert pair.low > 0
+    assert pair.verdict == CANNOT_TELL
+    assert "other seeds could undo that" in pair.sentence
+
+
+def test_a_difference_that_is_open_says_what_would_settle_it(tmp_path: Path) -> None:
+    ease = np.random.default_rng(0).normal(1.2, 0.8, N)
+    random = np.random.default_rng(1)
+    runs = [
+        write_run(
+            tmp_path / f"{model}-{seed}", random.normal(size=N) < ease + lead, model=model, seed=seed
+        )
+        for model, lead in (("mlp", 0.0), ("cnn", 0.1))
+        for seed in range(3)
+    ]  # fmt: skip
+    (pair,) = compare_runs(runs).pairs
+    assert pair.verdict == CANNOT_TELL
+    assert pair.low < 0 < pair.high
+    assert pair.more_pictures or pair.more_seeds or "more" in pair.sentence
+    if pair.more_pictures:
+        assert f"about {float(f'{pair.more_pictures:.2g}'):,.0f} more test pictures" in pair.sentence
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"split": "cd"}, "do not have the same pictures in the same parts"),
+        ({"seed": 0}, "one repeats the other"),
+        ({"seed": 0, "threads": 1, "device": "cpu"}, "one repeats the other"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    first = write_run(tmp_path / "first", draw(0.7, 0))
+    other = write_run(tmp_path / "other", draw(0.7, 1), **{"seed": 1, **change})
+    with pytest.raises(RunError, match=words):
+        compare_runs([first, other])
+
+
+def test_other_pictures_and_unfinished_runs_are_refused(tmp_path: Path) -> None:
+    first = write_run(tmp_path / "first", draw(0.7, 0))
+    with pytest.raises(RunError, match=r"measured on other pictures \(400 of the test part, 300 of the test part\)"):
+        compare_runs([first, write_run(tmp_path / "second", draw(0.7, 1, 300), seed=1)])
+    with pytest.raises(RunError, match="cannot be compared; name two"):
+        compare_runs([first])
+    (first / "results.json").unlink()
+    with pytest.raises(RunError, match="convscope train --resume"):
+        compare_runs([first])
+
+
+def test_names_tell_what_differs() -> None:
+    plain = RunConfig(data=DataConfig(source="made"), model=ModelConfig(name="cnn"), train=TrainConfig(lr=0.01))
+    crop = replace(plain, train=replace(plain.train, augment=("flip", "crop"), normalize=False, threads=1))
+    mlp = replace(plain, model=ModelConfig(name="mlp"))
+    assert name_configs([plain, mlp]) == ["cnn", "mlp"]
+    assert name_configs([plain, crop, mlp]) == [
+        "cnn augment=none normalize=on",
+        "cnn augment=flip+crop normalize=off",
+        "mlp",
+    ]
+
+
+def test_variations_multiply_and_go_back_to_their_names() -> None:
+    vary = ["normalize=on,off", "augment=none,flip+crop"]
+    configs = plan_runs("digits", models=None, seeds=2, vary=vary, epochs=3)
+    assert len(configs) == 8
+    assert {config.train.epochs for config in configs} == {3}
+    assert [config.train.seed for config in configs] == [0] * 4 + [1] * 4
+    assert name_configs(configs[:4])[3] == "auto augment=flip+crop normalize=off"
+    sizes = plan_runs("digits", models=["auto"], seeds=1, vary=["image-size=8,12", "lr=0.1", "split=70/15/15,80/10/10"])
+    assert [(c.data.image_size, c.train.lr, c.data.split) for c in sizes[:2]] == [
+        (8, 0.1, (70, 15, 15)),
+        (8, 0.1, (80, 10, 10)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"vary": ["normalise=on,off"]}, "Did you mean 'normalize'"),
+        ({"vary": ["normalize=yes,no"]}, "neither on nor off"),
+        ({"vary": ["lr=fast,slow"]}, "is not a number"),
+        ({"vary": ["lr"]}, "names no values"),
+        ({"models": ["mlp"]}, "only one network"),
+        ({"models": ["mlp", "cnm"]}, "unknown model 'cnm'"),
+        ({"models": ["mlp", "cnn"], "seeds": 0}, "--seeds takes 1 or more"),
+    ],
+)
+def test_a_plan_that_cannot_be_meant_is_refused(arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        plan_runs("digits", **{"models": None, "seeds": 1, **arguments})
+
+
+# ---------------------------------------------------------------- the verb
+
+
+COMMAND = ("compare", "digits", "--models", "auto", "--vary", "lr=0.01,0.00001", "--seeds", "2", "--epochs", "2")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A comparison of four short runs, two at once."""
+    import convscope
+
+    out = tmp_path_factory.mktemp("compare") / "out"
+    convscope.compare("digits", models=["auto"], vary=["lr=0.01,0.00001"], seeds=2, epochs=2, jobs=2, out=out)
+    return out
+
+
+def test_a_comparison_trains_what_is_missing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = sorted(path.parent for path in folder.glob("*/results.json"))
+    assert len(runs) == 4
+    before = {run: (run / "results.json").stat().st_mtime_ns for run in runs}
+    history, predictions = (runs[0] / "history.jsonl").read_bytes(), (runs[0] / "predictions.csv").read_bytes()
+    (runs[0] / "results.json").unlink()  # stopped before it was measured: the rest of it is there
+    shutil.rmtree(runs[1])
+    runs[1].mkdir()
+    (runs[1] / "split.csv").write_text("half written")
+    code, out, err = convscope(capsys, *COMMAND, "--jobs", "2", "--out", folder, "--json")
+    assert code == 0, err
+    after = {run: (run / "results.json").stat().st_mtime_ns for run in runs}
+    assert [run for run in runs if after[run] == before[run]] == runs[2:]
+    assert (runs[0] / "history.jsonl").read_bytes() == history
+    assert (runs[0] / "predictions.csv").read_bytes() == predictions
+    tree = json.loads(out)
+    assert tree["comparison"] == str(folder)
+    assert {key: value for key, value in tree.items() if key != "comparison"} == read_json(folder / "comparison.json")
+    assert [model["n_seeds"] for model in tree["models"]] == [2, 2]
+    assert tree["pairs"][0]["verdict"] == "auto lr=0.01"
+    assert "auto lr=1e-05 seed 0  accuracy" in err
+    assert read_json(runs[0] / "run.json")["config"]["train"]["threads"] >= 1
+
+
+def test_finished_runs_are_compared_as_they_are(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    runs = sorted(path.parent for path in folder.glob("*/results.json"))
+    code, out, err = convscope(capsys, "compare", *runs)
+    assert code == 0, err
+    assert "auto lr=0.01 is better than auto lr=1e-05" in out
+    (written,) = (tmp_path / "runs").iterdir()
+    with (written / "comparison.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert [row["model"] for row in table] == [m["model"] for m in read_json(written / "comparison.json")["models"]]
+    (pair,) = read_csv(written / "pairs.csv")
+    assert pair["verdict"] == "auto lr=0.01"
+    assert len(read_csv(written / "disagreements.csv")) == read_json(written / "comparison.json")["pairs"][0][
+        "num_disagreements"
+    ]  # fmt: skip
+    code, out_of_folder, _ = convscope(capsys, "compare", folder, "--out", tmp_path / "again")
+    assert out_of_folder.splitlines()[:-1] == out.splitlines()[:-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("digits", "mnist5k", "--models", "mlp,cnn"), 2, "compared on one data set"),
+        (("digits",), 1, "holds no run"),
+        (("digits", "--models", "auto,lenet5", "--jobs", "0"), 2, "--jobs takes 1 or more"),
+        (("digits", "--models", "lenet5,auto", "--seeds", "1", "--jobs", "1"), 2, "too small for this network"),
+    ],
+)
+def test_what_cannot_be_meant_ends_in_one_line(
+    arguments: tuple[str, ...], code: int, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    got, out, err = convscope(capsys, "compare", *arguments, "--out", tmp_path / "out")
+    assert (got, out) == (code, "")
+    assert words in " ".join(err.split())
+
+
+def test_options_say_nothing_about_finished_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = convscope(capsys, "compare", folder, "--epochs", "3")
+    assert code == 2
+    assert "finished runs are compared as they are" in " ".join(err.split())
