@@ -13,6 +13,12 @@ REFERENCE = Path(__file__).parents[1].parent / "shared" / "data"
 """Real data sets beside the checkout; tests that need them are skipped where it is absent."""
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep decoded pictures and the like out of the user's cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
 @pytest.fixture(scope="session")
 def reference() -> Path:
     if not REFERENCE.is_dir():

@@ -18,14 +18,16 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, Self, cast
 
 from convscope.config import DataConfig
 from convscope.data.image_set import ImageSet
-from convscope.data.intake import MAX_FILE_BYTES, Entry, is_ignored, printable
+from convscope.data.intake import MAX_FILE_BYTES, Entry, is_ignored, printable, stamp_of
 from convscope.data.layout import Listing, folders_above, gather
+from convscope.data.store import load_kept
 from convscope.errors import DataError
 from convscope.results import OnProgress, Skipped, ignore_progress
 
@@ -59,7 +61,8 @@ _DAMAGED_REMEDY = "no picture of it is used; get it again from where it came, or
 def load_archive(config: DataConfig, on_progress: OnProgress = ignore_progress) -> ImageSet:
     """Return the pictures inside the archive `config.source`, by the same rules as those of a folder.
 
-    zip, tar, tar.gz, tar.xz and tar.bz2 are told apart by content. Members are read once, in the order of the archive.
+    zip, tar, tar.gz, tar.xz and tar.bz2 are told apart by content. Members are read once, in the order of the archive;
+    of an archive that the store keeps whole, none is.
 
     Raises:
         DataError: the archive is damaged, encrypted, too large when expanded or of another kind, or not laid out in
@@ -73,13 +76,19 @@ def load_archive(config: DataConfig, on_progress: OnProgress = ignore_progress) 
     except OSError as error:
         raise DataError(f"{name} cannot be read ({error.strerror or error}); check its path and rights") from error
     with file:
+        stamp, kept = stamp_of(os.fstat(file.fileno())), load_kept(config)
+        gather_from = partial(gather, name, config, listing=listing, on_progress=on_progress, archive_stamp=stamp)
+        if kept.contents is not None and kept.contents.stamp == stamp:
+            listing.recall(kept.contents)
+            return gather_from(kept.entries(), total=None, kept=kept)
+        kept = kept.without_borrowed_sizes(config)
         head = file.read(512)
         if head.startswith((b"PK\3\4", b"PK\5\6")) or (not _is_tar(head) and zipfile.is_zipfile(file)):
             with _open_zip(name, file) as archive:
-                entries = list(_zip_entries(archive, listing))
-                return gather(name, config, entries, listing, on_progress, total=len(entries))
-        members = _tar_entries(name, file, head, listing)
-        return gather(name, config, members, listing, on_progress, total=None)
+                entries = [replace(entry, stamp=stamp) for entry in _zip_entries(archive, listing)]
+                return gather_from(entries, total=len(entries), kept=kept)
+        members = (replace(entry, stamp=stamp) for entry in _tar_entries(name, file, head, listing))
+        return gather_from(members, total=None, kept=kept)
 
 
 def _admit(member: str, kind: str, listing: Listing, seen: set[tuple[str, ...]]) -> str | None:

@@ -22,6 +22,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -140,10 +141,23 @@ class _RefusedError(ValueError):
     """A picture we refuse ourselves; its arguments are the reason and the remedy."""
 
 
-def decode_image(
-    content: bytes, name: str, max_pixels: int, allow_truncated: bool
-) -> tuple[Image.Image, tuple[str, ...]] | Skipped:
-    """Return the picture in mode RGB and its notes, one printable line each, or why there is none.
+@dataclass(frozen=True)
+class DecodedImage:
+    """A picture in mode RGB, upright.
+
+    Args:
+        notes: what was odd about its file, one printable line each.
+        mode: Pillow's, of the file: RGB, L, P, CMYK, ...
+    """
+
+    image: Image.Image
+    notes: tuple[str, ...]
+    format: Format
+    mode: str
+
+
+def decode_image(content: bytes, name: str, max_pixels: int, allow_truncated: bool) -> DecodedImage | Skipped:
+    """Return the picture, or why there is none.
 
     Args:
         name: shown in the verdict, and its suffix compared with the format found; it need not be printable.
@@ -172,7 +186,7 @@ def decode_image(
                 notes.append("animated: first frame taken")
     except PILLOW_ERRORS as error:
         return Skipped(printable(name), *_verdict_on(error, kind, content))
-    return image, tuple(notes)
+    return DecodedImage(image, tuple(notes), kind, picture.mode)
 
 
 def _load(kind: Format, content: bytes, max_pixels: int) -> Image.Image:

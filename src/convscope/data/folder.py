@@ -11,8 +11,9 @@ from pathlib import Path
 
 from convscope.config import DataConfig
 from convscope.data.image_set import ImageSet
-from convscope.data.intake import Entry, is_ignored, printable, unreadable
+from convscope.data.intake import Entry, is_ignored, printable, stamp_of, unreadable
 from convscope.data.layout import Listing, gather
+from convscope.data.store import load_kept
 from convscope.errors import DataError
 from convscope.results import OnProgress, Skipped, ignore_progress
 
@@ -37,7 +38,10 @@ def load_folder(config: DataConfig, on_progress: OnProgress = ignore_progress) -
             f"folder {printable(str(root))} cannot be read ({error.strerror}); check its path and rights"
         ) from error
     name = printable(root.resolve().name or str(root))
-    return gather(name, config, entries, listing, on_progress, total=len(entries))
+    kept = load_kept(config)
+    if not kept.is_of(entries):
+        kept = kept.without_borrowed_sizes(config)
+    return gather(name, config, entries, listing, on_progress, total=len(entries), kept=kept)
 
 
 def _walk(root: Path, listing: Listing) -> Iterator[Entry]:
@@ -93,7 +97,7 @@ def _look_at(item: os.DirEntry[str], name: str) -> Entry | Skipped | None:
     if not stat.S_ISREG(status.st_mode):
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "special file")
         return Skipped(printable(name), f"not a regular file ({kind})", "remove it from the folder of pictures")
-    return Entry(name, status.st_size, partial(_read, item.path))
+    return Entry(name, status.st_size, partial(_read, item.path), stamp_of(status))
 
 
 def _read(path: str) -> bytes:

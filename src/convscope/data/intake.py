@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from convscope.config import DataConfig, Interpolation, Resize
-from convscope.data.decoding import decode_image, quiet_pillow
+from convscope.data.decoding import DecodedImage, decode_image, quiet_pillow
 from convscope.data.names import is_ignored, printable
 from convscope.processors import available_processors
 from convscope.results import Skipped
@@ -27,12 +27,16 @@ __all__ = [
     "Decoded",
     "Entry",
     "Fit",
+    "Stamp",
+    "Unread",
     "decode_many",
     "decode_picture",
     "fit_of",
     "fit_picture",
     "is_ignored",
+    "own_size",
     "printable",
+    "stamp_of",
     "unreadable",
 ]
 
@@ -84,11 +88,28 @@ class Decoded:
         image: uint8 [H, W, C], C 1 or 3.
         notes: what was odd about its file, one printable line each.
         source_size: (height, width) in pixels before it was fitted.
+        format: JPEG, PNG, ...
+        mode: Pillow's, of the file: RGB, L, P, CMYK, ...
     """
 
     image: NDArray[np.uint8]
     notes: tuple[str, ...]
     source_size: tuple[int, int]
+    format: str
+    mode: str
+
+
+class Unread(Skipped):
+    """A file that the system did not let us read; another try may succeed."""
+
+
+Stamp = tuple[int, ...]
+"""What tells whether a file is still the same: size in bytes, times of change in ns; () is unknown."""
+
+
+def stamp_of(status: os.stat_result) -> Stamp:
+    """Return the stamp of a file; the time its inode changed catches what sets the other one back."""
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +119,13 @@ class Entry:
     Args:
         name: path relative to the source, parts divided by "/", as the source spells it.
         size: bytes of the content, as far as known beforehand.
+        stamp: of the file, or of the archive that it is in.
     """
 
     name: str
     size: int
     read: Callable[[], bytes]
+    stamp: Stamp = ()
 
 
 def decode_picture(content: bytes, name: str, *, max_pixels: int, allow_truncated: bool = False) -> Decoded | Skipped:
@@ -116,8 +139,7 @@ def decode_picture(content: bytes, name: str, *, max_pixels: int, allow_truncate
     found = decode_image(content, name, max_pixels, allow_truncated)
     if isinstance(found, Skipped):
         return found
-    image, notes = found
-    return Decoded(_pixels(image), notes, (image.height, image.width))
+    return _decoded(found.image, found)
 
 
 def fit_picture(image: NDArray[np.uint8], fit: Fit) -> NDArray[np.uint8]:
@@ -164,14 +186,19 @@ def decode_many(
                 future.cancel()
 
 
-def unreadable(name: str, error: OSError | MemoryError) -> Skipped:
+def own_size(height: int, width: int) -> int:
+    """Return the side in pixels that a picture gets when none is asked for."""
+    return width if width == height <= MAX_OWN_SIZE else DEFAULT_IMAGE_SIZE
+
+
+def unreadable(name: str, error: OSError | MemoryError) -> Unread:
     """Return the verdict on a file or folder that the system did not let us read."""
     if isinstance(error, PermissionError):
-        return Skipped(printable(name), "permission denied", "give yourself the right to read it (chmod u+rX)")
+        return Unread(printable(name), "permission denied", "give yourself the right to read it (chmod u+rX)")
     if isinstance(error, FileNotFoundError):
-        return Skipped(printable(name), "not there any more", "put it back, or remove the link that points to it")
+        return Unread(printable(name), "not there any more", "put it back, or remove the link that points to it")
     detail = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return Skipped(printable(name), f"cannot be read ({printable(detail)})", "copy it again from where it came")
+    return Unread(printable(name), f"cannot be read ({printable(detail)})", "copy it again from where it came")
 
 
 # ---------------------------------------------------------------- to size
@@ -221,11 +248,14 @@ def _verdict(entry: Entry, fit: Fit, max_pixels: int, allow_truncated: bool) -> 
     found = decode_image(content, entry.name, max_pixels, allow_truncated)
     if isinstance(found, Skipped):
         return found
-    image, notes = found
     if fit.image_size is None:
-        keeps_size = image.width == image.height <= MAX_OWN_SIZE
-        fit = replace(fit, image_size=image.width if keeps_size else DEFAULT_IMAGE_SIZE)
-    return Decoded(_pixels(_fitted(image, fit)), notes, (image.height, image.width))
+        fit = replace(fit, image_size=own_size(found.image.height, found.image.width))
+    return _decoded(_fitted(found.image, fit), found)
+
+
+def _decoded(image: Image.Image, found: DecodedImage) -> Decoded:
+    size = (found.image.height, found.image.width)
+    return Decoded(_pixels(image), found.notes, size, found.format, found.mode)
 
 
 def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:

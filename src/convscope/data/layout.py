@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Mapping, Sequence, Set
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from operator import itemgetter
 
@@ -31,11 +31,14 @@ from convscope.data.intake import (
     Decoded,
     Entry,
     Fit,
+    Stamp,
+    Unread,
     decode_many,
     fit_of,
     fit_picture,
     printable,
 )
+from convscope.data.store import Accepted, Contents, Kept, Refused, save_kept
 from convscope.errors import DataError
 from convscope.results import OnProgress, Progress, Skipped
 
@@ -67,6 +70,18 @@ class Listing:
     skipped: list[Skipped] = field(default_factory=list)
     ignored: int = 0
 
+    def contents(self, stamp: Stamp) -> Contents | None:
+        """Return this as the store keeps it of the archive of this stamp; None of a folder, which is walked anew."""
+        if not stamp:
+            return None
+        folders = tuple(sorted("/".join(folder) for folder in self.folders))
+        return Contents(stamp, folders, tuple(self.skipped), self.ignored)
+
+    def recall(self, contents: Contents) -> None:
+        """Fill this with what the store keeps of an archive."""
+        self.folders = {tuple(folder.split("/")) for folder in contents.folders}
+        self.skipped, self.ignored = list(contents.skipped), contents.ignored
+
 
 @dataclass(frozen=True)
 class _Layout:
@@ -94,29 +109,36 @@ def gather(
     on_progress: OnProgress,
     *,
     total: int | None,
+    kept: Kept,
+    archive_stamp: Stamp = (),
 ) -> ImageSet:
-    """Return the pictures behind `entries` as one set.
+    """Return the pictures behind `entries` as one set; what the store keeps of them is not read again.
 
     Args:
         name: what the set is called, printable.
         listing: filled while `entries` is consumed; read afterwards.
         total: number of entries if known.
+        kept: what the store holds of the source.
+        archive_stamp: of the archive that all entries are in.
 
     Raises:
         DataError: there are fewer than two classes, a class without a picture, or parts with different classes.
     """
-    accepted, refused = _read(config, entries, on_progress, total)
-    folders = listing.folders.union(*map(folders_above, {file[:-1] for file, _ in accepted}))
-    layout = _find_layout(folders, {file[:-1] for file, _ in accepted})
-    homes = [layout.home(file) for file, _ in accepted]
+    accepted, refused = _read(config, entries, kept, on_progress, total)
+    paths = [tuple(name.split("/")) for name, _, _ in accepted]
+    with_pictures = {path[:-1] for path in paths}
+    folders = listing.folders.union(*map(folders_above, with_pictures))
+    layout = _find_layout(folders, with_pictures)
+    homes = [layout.home(path) for path in paths]
     homeless = [
-        Skipped(_shown(file), "belongs to no class", f"move it into a class folder; {EXPECTED}")
-        for (file, _), home in zip(accepted, homes, strict=True)
+        Skipped(_shown(path), "belongs to no class", f"move it into a class folder; {EXPECTED}")
+        for path, home in zip(paths, homes, strict=True)
         if home is None
     ]
-    skipped = sorted([*listing.skipped, *refused, *homeless], key=lambda item: item.file)
-    placed = [(file, home, item) for (file, item), home in zip(accepted, homes, strict=True) if home is not None]
-    accepted.clear()
+    skipped = sorted([*listing.skipped, *(item for _, _, item in refused), *homeless], key=lambda item: item.file)
+    placed = [
+        (path, home, item) for path, home, (_, _, item) in zip(paths, homes, accepted, strict=True) if home is not None
+    ]
     class_folders = {home for folder in folders if (home := layout.home((*folder, ""))) is not None}
     counts = Counter(home for _, home, _ in placed)
     class_names, class_notes = _check_classes(name, layout, class_folders, counts, skipped, config.drop_empty)
@@ -125,11 +147,12 @@ def gather(
     labels = np.array([numbers[class_name] for _, (_, class_name), _ in placed], np.int64)
     ids = tuple(_shown(file) for file, _, _ in placed)
     parts = tuple(part for _, (part, _), _ in placed)
-    pictures = [item.image for _, _, item in placed]
-    placed.clear()
+    used = tuple(item for item, home in zip(accepted, homes, strict=True) if home is not None)
+    whole = not homeless and not any(isinstance(item, Unread) for _, _, item in refused)
+    images = _update_store(config, kept, used, refused, listing.contents(archive_stamp) if whole else None)
     return ImageSet(
         name=name,
-        images=_stack(pictures, config),
+        images=images,
         labels=labels,
         class_names=tuple(map(printable, class_names)),
         ids=ids,
@@ -141,29 +164,59 @@ def gather(
 
 
 def _read(
-    config: DataConfig, entries: Iterable[Entry], on_progress: OnProgress, total: int | None
-) -> tuple[list[tuple[PathParts, Decoded]], list[Skipped]]:
-    """Return the pictures in the order of their paths, and what was refused."""
-    accepted: list[tuple[PathParts, Decoded]] = []
-    refused: list[Skipped] = []
+    config: DataConfig, entries: Iterable[Entry], kept: Kept, on_progress: OnProgress, total: int | None
+) -> tuple[list[Accepted], list[Refused]]:
+    """Return the pictures in the order of their paths, and what was refused; what is kept is not decoded again."""
+    accepted: list[Accepted] = []
+    refused: list[Refused] = []
+    stamps: dict[str, Stamp] = {}
+
+    def file_away(name: str, stamp: Stamp, verdict: Decoded | Skipped) -> None:
+        if isinstance(verdict, Skipped):
+            refused.append((name, stamp, verdict))
+        else:
+            accepted.append((name, stamp, verdict))
+
+    def unknown() -> Iterator[Entry]:
+        for entry in entries:
+            verdict = kept.verdict(entry)
+            if verdict is not None:
+                file_away(entry.name, entry.stamp, verdict)
+            else:
+                stamps[entry.name] = entry.stamp
+                yield entry
+
     verdicts = decode_many(
-        entries,
+        unknown(),
         fit_of(config),
         max_pixels=config.max_pixels,
         allow_truncated=config.allow_truncated,
     )
-    done = 0
-    for file, verdict in verdicts:
-        if isinstance(verdict, Skipped):
-            refused.append(verdict)
-        else:
-            accepted.append((tuple(file.split("/")), verdict))
-        done += 1
-        if done % PROGRESS_STEP == 0:
-            on_progress(Progress("read pictures", done, total))
+    for number, (name, verdict) in enumerate(verdicts):
+        file_away(name, stamps[name], verdict)
+        if number % PROGRESS_STEP == PROGRESS_STEP - 1:
+            on_progress(Progress("read pictures", len(accepted) + len(refused), total))
+    done = len(accepted) + len(refused)
     on_progress(Progress("read pictures", done, done))
-    accepted.sort(key=itemgetter(0))
+    accepted.sort(key=lambda item: item[0].split("/"))
+    refused.sort(key=itemgetter(0))
     return accepted, refused
+
+
+def _update_store(
+    config: DataConfig, kept: Kept, accepted: tuple[Accepted, ...], refused: list[Refused], contents: Contents | None
+) -> NDArray[np.uint8]:
+    """Return the accepted pictures, uint8 [N, S, S, C]: mapped from the store, which is written anew if it differs."""
+    lasting = tuple(item for item in refused if not isinstance(item[2], Unread))
+
+    def files(items: Iterable[Accepted | Refused]) -> list[tuple[str, Stamp]]:
+        return [(name, stamp) for name, stamp, _ in items]
+
+    same = files(accepted) == files(kept.accepted) and len(kept.pixels) == len(accepted)
+    images = kept.pixels if same else _stack([item.image for _, _, item in accepted], config)
+    if not same or files(lasting) != files(kept.refused) or contents != kept.contents:
+        save_kept(config, Kept(images, accepted, lasting, contents))
+    return images
 
 
 def _find_layout(folders: Iterable[PathParts], with_pictures: Container[PathParts]) -> _Layout:
