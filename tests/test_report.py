@@ -99,10 +99,31 @@ def make_run(
     }
     write_json(folder / "run.json", _facts(class_names, counts, size, channels, ids))
     if finished:
+        write_json(folder / "certificate.json", _certificate(ids[-1]))
         _write_results(folder, class_names, true, predicted, ids[n_train:], random)
         write_json(folder / "calibration.json", _calibration(random))
         write_panels(folder / "inside.npz", _inside(pictures[n_train], class_names))
     return Made(folder, class_names, true, predicted)
+
+
+def _certificate(changed: str) -> dict[str, Any]:
+    return {
+        "file": "model.onnx",
+        "pictures": 100,
+        "from_files": True,
+        "largest_difference": 0.0123,
+        "changed": [changed],
+        "failed": None,
+        "agrees": False,
+        "unknown": {
+            "score": "max-probability",
+            "threshold": 0.61,
+            "kept": 0.95,
+            "n": 500,
+            "test_kept": 0.942,
+            "test_n": 1000,
+        },
+    }
 
 
 def _digit_like(random: np.random.Generator, n: int, size: int, channels: int) -> np.ndarray:
@@ -334,6 +355,14 @@ def test_results_are_shown_with_interval_and_n(hostile: Made, hostile_page: tupl
         assert row[2] == f"{100 * hits / (hostile.predicted == c).sum():.1f}\u00a0%"
 
 
+def test_a_model_file_that_differs_is_told(hostile_page: tuple[Page, str], tmp_path: Path) -> None:
+    _, html = hostile_page
+    assert "1.2e-02, more than the 0.001 that rounding explains" in html
+    made = make_run(tmp_path / "run")
+    write_json(made.folder / "certificate.json", {"failed": "this network has no ONNX form", "unknown": None})
+    assert "There is no model.onnx: this network has no ONNX form." in read_page(made)[1]
+
+
 def test_class_counts_add_up(hostile: Made, hostile_page: tuple[Page, str]) -> None:
     page, _ = hostile_page
     *rows, total = [[int(c.replace(",", "")) for c in row[1:]] for row in page.table("Class", "Train")]
@@ -423,7 +452,7 @@ def test_page_is_accessible_in_form(hostile: Made, hostile_page: tuple[Page, str
     assert all(later <= earlier + 1 for earlier, later in pairwise(levels))
     assert [text for level, text in page.headings if level == 2] == [
         "Data", "Learning curves", "Results", "Confusion matrix", "First test predictions", "Worst mistakes",
-        "Inside the network", "Calibration", "Configuration",
+        "Inside the network", "Calibration", "The file that predicts", "Configuration",
     ]  # fmt: skip
     assert all(image.get("alt") for image in page.of("img"))
     assert all(header.get("scope") in {"row", "col"} for header in page.of("th"))
@@ -447,7 +476,7 @@ def test_every_section_computes_panels_from_a_whole_run_and_says_so_on_an_empty_
 
 def test_unfinished_run_leaves_sections_out_with_one_line(tmp_path: Path) -> None:
     page, html = read_page(make_run(tmp_path / "run", epochs=1, finished=False, validation=False))
-    assert html.count("Left out: the run has not been measured") == 6
+    assert html.count("Left out: the run has not been measured") == 7
     assert [t[0] for t in page.tables].count(["epoch", "train", "examples seen"]) == 2
 
 

@@ -9,13 +9,30 @@ The verbs are those of the command line; importing this package imports no torch
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from convscope.api import evaluate, inspect, make_config, recipe, resume, run_config, train, write_report
+    from convscope.api import evaluate, export, inspect, make_config, recipe, resume, run_config, train, write_report
+    from convscope.prediction import predict
     from convscope.series.compare import compare
 
-__all__ = ["compare", "evaluate", "inspect", "make_config", "recipe", "resume", "run_config", "train", "write_report"]
+__all__ = [
+    "compare",
+    "evaluate",
+    "export",
+    "inspect",
+    "make_config",
+    "predict",
+    "recipe",
+    "resume",
+    "run_config",
+    "train",
+    "write_report",
+]
+
+_ELSEWHERE = {"predict": "convscope.prediction", "compare": "convscope.series.compare"}
+"""Verbs that are not in api.py: prediction needs no torch, and a comparison stands above single runs."""
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401
@@ -23,8 +40,5 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401
         from convscope.processors import let_idle_threads_sleep
 
         let_idle_threads_sleep()
-        from convscope import api
-        from convscope.series.compare import compare
-
-        return compare if name == "compare" else getattr(api, name)
+        return getattr(import_module(_ELSEWHERE.get(name, "convscope.api")), name)
     raise AttributeError(f"module 'convscope' has no attribute {name!r}")

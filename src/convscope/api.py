@@ -27,6 +27,7 @@ from convscope.device import (
 )
 from convscope.errors import DataError, ResumeMismatch, UsageError, unknown_name
 from convscope.evaluation.metrics import compute_metrics
+from convscope.export.model_file import export_run
 from convscope.insight import inspect as inspect
 from convscope.models import MODELS, build_model, build_shapes, count_parameters, find_model, published_preprocessing
 from convscope.models.pretrained import weights_status
@@ -47,6 +48,7 @@ from convscope.runs import (
 from convscope.training.measured_step import measure_step
 from convscope.workflow import check_same, finish, load_run_data, predict, prepare, write_evaluation, write_start
 
+EXPORT_FORMATS = ("onnx",)
 MODELS_LISTED = 40
 """So many networks of torchvision and timm are listed at a time."""
 
@@ -299,6 +301,21 @@ def _model_row(
     shape = "x".join(map(str, spec.native_shape))
     values = (name, shape, num_params, macs, weights, spec.description)
     return dict(zip(("model", "input", "num_params", "macs", "weights", "description"), values, strict=True))
+
+
+def export(run: str | Path, *, to: str = "onnx", out: str | Path | None = None) -> Path:
+    """Write a finished run as one file that predicts without torch, RUN/model.onnx unless `out` says otherwise.
+
+    Raises:
+        UsageError: the format is unknown.
+        RunError: the run is not finished.
+        ExportError: the network has no such form.
+    """
+    if to not in EXPORT_FORMATS:
+        raise unknown_name("format", to, EXPORT_FORMATS)
+    run = Path(run)
+    with locked(run):
+        return export_run(run, None if out is None else Path(out))
 
 
 def write_report(run: str | Path) -> Path:

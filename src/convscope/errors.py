@@ -9,6 +9,7 @@ ConvscopeError
 │   ├── CheckpointError     no checkpoint of the run is whole
 │   └── ResumeMismatch      the run was started with other data or another model
 ├── WeightsError            trained weights that are missing or cannot be used    exit 1
+├── ExportError             a network that has no form without torch              exit 1
 ├── TrainingError           the run itself failed, for example a loss of NaN      exit 1
 └── Interrupted             Ctrl-C or SIGTERM; the state has been saved           exit 130
 """
@@ -57,6 +58,10 @@ class ResumeMismatch(RunError):
 
 class WeightsError(ConvscopeError):
     """Trained weights that are missing, or that do not fit the network."""
+
+
+class ExportError(ConvscopeError):
+    """A network that cannot be written as a file for another program."""
 
 
 class TrainingError(ConvscopeError):

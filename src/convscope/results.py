@@ -242,6 +242,71 @@ class RunResult:
         return self.metrics.accuracy
 
 
+UNKNOWN = "unknown"
+"""The answer for a picture that is unlike those a network was trained on."""
+
+
+@dataclass(frozen=True)
+class PicturePrediction:
+    """What a model says of one picture without a label.
+
+    Args:
+        path: as it was given, printable; of a member of a folder or archive, that of the whole and its own.
+        topk: (class name, probability) of the most probable classes, best first.
+        unknown: whether the picture is unlike those of the training; None where the model has no threshold for it.
+    """
+
+    path: str
+    topk: tuple[tuple[str, float], ...]
+    unknown: bool | None = None
+
+    @property
+    def label(self) -> str:
+        """Return the answer: the most probable class, or UNKNOWN."""
+        return UNKNOWN if self.unknown else self.topk[0][0]
+
+
+PARITY_TOLERANCE = 1e-3
+"""Largest difference of a probability between a network and its model file that needs no remark."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """How far a model file is from the network it was made of.
+
+    Args:
+        pictures: test pictures that were compared.
+        from_files: whether the file's side read them anew from the bytes on disk, not from memory.
+        largest_difference: of a probability, over all pictures and classes.
+        changed: ids of pictures that get another class.
+        failed: why there is no model file; the rest is empty then.
+    """
+
+    pictures: int = 0
+    from_files: bool = False
+    largest_difference: float | None = None
+    changed: tuple[str, ...] = ()
+    failed: str | None = None
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the file can stand for the network."""
+        return self.largest_difference is not None and self.largest_difference <= PARITY_TOLERANCE
+
+    @property
+    def remark(self) -> str | None:
+        """What is to be said of it, a sentence; None if all is well."""
+        if self.failed is not None:
+            return f"There is no model.onnx, so convscope predict cannot be used: {self.failed}."
+        if self.agrees:
+            return None
+        return (
+            f"model.onnx and the network differ by up to {self.largest_difference:.2g} in a probability on "
+            f"{self.pictures} pictures, {len(self.changed)} of which get another class; expected at most "
+            f"{PARITY_TOLERANCE:g}."
+        )
+
+
 @dataclass(frozen=True)
 class LayerCost:
     """What one layer of a network costs.

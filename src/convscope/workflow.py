@@ -35,6 +35,8 @@ from convscope.evaluation.calibration import calibrate
 from convscope.evaluation.metrics import compute_metrics, make_predictions
 from convscope.evaluation.predict import predict_logits
 from convscope.evaluation.records import PREDICTION_COLUMNS, mistake_rows, prediction_rows, result_to_json
+from convscope.export.model_file import write_certified
+from convscope.export.unknown import choose_rule
 from convscope.inspection.inside import inside_panels
 from convscope.inspection.subject import Subject
 from convscope.models import build_model, count_parameters, published_preprocessing
@@ -199,6 +201,27 @@ def finish(run: Path, prepared: Prepared, *, report: bool, resume: bool, on_prog
         run, prepared, (indices, calibrating), resume=resume, on_progress=on_progress
     )
     predictions = _predictions(images, indices, logits)
+    saved = SavedModel(
+        network=network,
+        name=config.model.name,
+        stack=config.model.stack,
+        input_shape=images.shape,
+        class_names=images.class_names,
+        mean=prepared.preprocessing.mean,
+        std=prepared.preprocessing.std,
+    )
+    save_model(run, saved)
+    on_progress(Progress("writing model.onnx and comparing it", 0, None))
+    certificate = write_certified(
+        run,
+        saved,
+        config.data,
+        images,
+        tested=indices,
+        test_logits=logits,
+        unknown=choose_rule(calibrating_logits),
+        device=prepared.device,
+    )
     recorded = read_json(run / "run.json")
     result = RunResult(
         run=str(run),
@@ -215,19 +238,7 @@ def finish(run: Path, prepared: Prepared, *, report: bool, resume: bool, on_prog
         peak_memory_bytes=peak_memory_bytes(prepared.device),
         fraction_of_peak_flops=None if config.frozen else _fraction_of_peak(prepared, trained),
         split_sha256=recorded["split_sha256"],
-        notes=trained.notes,
-    )
-    save_model(
-        run,
-        SavedModel(
-            network=network,
-            name=config.model.name,
-            stack=config.model.stack,
-            input_shape=images.shape,
-            class_names=images.class_names,
-            mean=prepared.preprocessing.mean,
-            std=prepared.preprocessing.std,
-        ),
+        notes=(*trained.notes, *([certificate.remark] if certificate.remark else [])),
     )
     write_evaluation(run, predictions, result)
     calibration = calibrate(

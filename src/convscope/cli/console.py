@@ -114,8 +114,8 @@ def accuracy_text(accuracy: Accuracy) -> str:
     return f"{accuracy.value:.2%} ({accuracy.correct:,} of {accuracy.n:,}; {interval})"
 
 
-def print_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    """Print rows under column headings; square brackets in a cell are text."""
+def print_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, console: Console | None = None) -> None:
+    """Print rows under column headings, to stdout unless told otherwise; square brackets in a cell are text."""
     from rich.table import Table as TextTable
 
     table = TextTable(box=None, pad_edge=False, header_style="bold")
@@ -124,7 +124,7 @@ def print_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> No
         table.add_column(column, overflow="fold", min_width=min(longest_name, 40) if number == 0 else None)
     for row in rows:
         table.add_row(*map(escape, row))
-    out_console().print(table, highlight=False)
+    (console or out_console()).print(table, highlight=False)
 
 
 def cell(value: str | int | None) -> str:

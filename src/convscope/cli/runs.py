@@ -1,4 +1,4 @@
-"""`convscope evaluate`, `report` and `runs`: what is done with finished runs."""
+"""`convscope evaluate`, `report`, `export` and `runs`: what is done with finished runs."""
 
 from __future__ import annotations
 
@@ -32,6 +32,19 @@ def report(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
 
     with locked(run):
         path = build_report(run)
+    out_console().print(escape(str(path)), highlight=False)
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    to: Annotated[str, typer.Option(help="onnx.")] = "onnx",
+    out: Annotated[Path | None, typer.Option(help="File to write; default: model.onnx in the run folder.")] = None,
+) -> None:
+    """Write a run as one file that predicts without torch."""
+    with start(as_json=False):
+        from convscope import api
+
+        path = api.export(run, to=to, out=out)
     out_console().print(escape(str(path)), highlight=False)
 
 

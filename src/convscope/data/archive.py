@@ -17,7 +17,8 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -61,34 +62,56 @@ _DAMAGED_REMEDY = "no picture of it is used; get it again from where it came, or
 def load_archive(config: DataConfig, on_progress: OnProgress = ignore_progress) -> ImageSet:
     """Return the pictures inside the archive `config.source`, by the same rules as those of a folder.
 
-    zip, tar, tar.gz, tar.xz and tar.bz2 are told apart by content. Members are read once, in the order of the archive;
-    of an archive that the store keeps whole, none is.
+    Members are read once, in the order of the archive; of an archive that the store keeps whole, none is.
 
     Raises:
-        DataError: the archive is damaged, encrypted, too large when expanded or of another kind, or not laid out in
-            two or more classes that have pictures.
+        DataError: as `open_archive`, or it is not laid out in two or more classes that have pictures.
     """
-    path = Path(config.source)
-    name = printable(path.name)
-    listing = Listing()
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise DataError(f"{name} cannot be read ({error.strerror or error}); check its path and rights") from error
-    with file:
+    path, listing = Path(config.source), Listing()
+    with _open(path) as file:
         stamp, kept = stamp_of(os.fstat(file.fileno())), load_kept(config)
-        gather_from = partial(gather, name, config, listing=listing, on_progress=on_progress, archive_stamp=stamp)
+        gather_from = partial(
+            gather, printable(path.name), config, listing=listing, on_progress=on_progress, archive_stamp=stamp
+        )
         if kept.contents is not None and kept.contents.stamp == stamp:
             listing.recall(kept.contents)
             return gather_from(kept.entries(), total=None, kept=kept)
         kept = kept.without_borrowed_sizes(config)
-        head = file.read(512)
-        if head.startswith((b"PK\3\4", b"PK\5\6")) or (not _is_tar(head) and zipfile.is_zipfile(file)):
-            with _open_zip(name, file) as archive:
-                entries = [replace(entry, stamp=stamp) for entry in _zip_entries(archive, listing)]
-                return gather_from(entries, total=len(entries), kept=kept)
-        members = (replace(entry, stamp=stamp) for entry in _tar_entries(name, file, head, listing))
-        return gather_from(members, total=None, kept=kept)
+        with _members(path, file, listing) as (entries, total):
+            return gather_from((replace(entry, stamp=stamp) for entry in entries), total=total, kept=kept)
+
+
+@contextmanager
+def open_archive(path: Path, listing: Listing) -> Iterator[tuple[Iterable[Entry], int | None]]:
+    """Yield the files inside an archive, which can be read until the block ends, and their number if it is known.
+
+    zip, tar, tar.gz, tar.xz and tar.bz2 are told apart by content.
+
+    Raises:
+        DataError: the archive is damaged, encrypted, too large when expanded or of another kind; for a tar, damage is
+            met while the entries are consumed.
+    """
+    with _open(path) as file, _members(path, file, listing) as found:
+        yield found
+
+
+def _open(path: Path) -> IO[bytes]:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        name = printable(path.name)
+        raise DataError(f"{name} cannot be read ({error.strerror or error}); check its path and rights") from error
+
+
+@contextmanager
+def _members(path: Path, file: IO[bytes], listing: Listing) -> Iterator[tuple[Iterable[Entry], int | None]]:
+    name, head = printable(path.name), file.read(512)
+    if head.startswith((b"PK\3\4", b"PK\5\6")) or (not _is_tar(head) and zipfile.is_zipfile(file)):
+        with _open_zip(name, file) as archive:
+            entries = list(_zip_entries(archive, listing))
+            yield entries, len(entries)
+    else:
+        yield _tar_entries(name, file, head, listing), None
 
 
 def _admit(member: str, kind: str, listing: Listing, seen: set[tuple[str, ...]]) -> str | None:

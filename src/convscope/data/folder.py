@@ -32,7 +32,7 @@ def load_folder(config: DataConfig, on_progress: OnProgress = ignore_progress) -
     root = Path(config.source)
     listing = Listing()
     try:
-        entries = sorted(_walk(root, listing), key=lambda entry: entry.name)
+        entries = sorted(walk_folder(root, listing), key=lambda entry: entry.name)
     except OSError as error:
         raise DataError(
             f"folder {printable(str(root))} cannot be read ({error.strerror}); check its path and rights"
@@ -44,8 +44,12 @@ def load_folder(config: DataConfig, on_progress: OnProgress = ignore_progress) -
     return gather(name, config, entries, listing, on_progress, total=len(entries), kept=kept)
 
 
-def _walk(root: Path, listing: Listing) -> Iterator[Entry]:
-    """Yield the regular files below `root`; folders behind links come last, so that a folder keeps its own name."""
+def walk_folder(root: Path, listing: Listing) -> Iterator[Entry]:
+    """Yield the regular files below `root`; folders behind links come last, so that a folder keeps its own name.
+
+    Raises:
+        OSError: `root` itself cannot be read.
+    """
     own = [""]
     linked: deque[str] = deque()
     seen: set[tuple[int, int]] = set()

@@ -80,11 +80,16 @@ def refusal(content: bytes) -> tuple[str, str]:
         name, command = found
         tool = command.split()[0]
         return f"format not enabled; convert with {tool} ({name})", f"convert it to PNG or JPEG: {command}"
-    if content.startswith(_ARCHIVES) or content[257:262] == b"ustar":
+    if looks_packed(content):
         return "nested archive", "unpack it into the class folders"
     if looks_like_text(content):
         return "not an image (looks like text)", "remove it from the folder of pictures"
     return "not an image (unknown format)", "convert it to PNG or JPEG, or remove it"
+
+
+def looks_packed(content: bytes) -> bool:
+    """Return whether bytes begin as an archive does."""
+    return content.startswith(_ARCHIVES) or content[257:262] == b"ustar"
 
 
 def looks_like_text(content: bytes) -> bool:

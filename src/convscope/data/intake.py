@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,9 +32,11 @@ __all__ = [
     "Unread",
     "decode_many",
     "decode_picture",
+    "fit_entry",
     "fit_of",
     "fit_picture",
     "is_ignored",
+    "map_entries",
     "own_size",
     "printable",
     "stamp_of",
@@ -50,6 +53,8 @@ BATCH_ENTRIES = 64
 """Pictures that a decoding thread takes at a time, so that the hand-over costs little beside a tiny JPEG."""
 BATCH_BYTES = 8 * 2**20
 """Encoded bytes after which a batch is full anyway."""
+
+T = TypeVar("T")
 
 _FILTERS: dict[Interpolation, Image.Resampling] = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -166,17 +171,36 @@ def decode_many(
     Args:
         threads: decoding threads; None takes one for each processor this process may use.
     """
-    count = threads or available_processors()
 
     def verdicts(batch: list[Entry]) -> list[tuple[str, Decoded | Skipped]]:
         with quiet_pillow:  # entered here once for the batch: setting filters costs as much as a tenth of a tiny JPEG
-            return [(entry.name, _verdict(entry, fit, max_pixels, allow_truncated)) for entry in batch]
+            found = (fit_entry(entry, fit, max_pixels=max_pixels, allow_truncated=allow_truncated) for entry in batch)
+            return [(entry.name, verdict) for entry, verdict in zip(batch, found, strict=True)]
 
-    pending: deque[Future[list[tuple[str, Decoded | Skipped]]]] = deque()
+    return map_entries(entries, verdicts, threads=threads)
+
+
+def map_entries(
+    entries: Iterable[Entry],
+    work: Callable[[list[Entry]], list[T]],
+    *,
+    batch_size: int = BATCH_ENTRIES,
+    threads: int | None = None,
+) -> Iterator[T]:
+    """Yield what `work` makes of each entry, in order; batches of entries are worked on in parallel.
+
+    At most a few batches are under way at any time, so only what `work` returns is kept.
+
+    Args:
+        batch_size: entries that a thread takes at a time, at most.
+        threads: None takes one for each processor this process may use.
+    """
+    count = threads or available_processors()
+    pending: deque[Future[list[T]]] = deque()
     with ThreadPoolExecutor(count, thread_name_prefix="decode") as pool:
         try:
-            for batch in _batches(entries):
-                pending.append(pool.submit(verdicts, batch))
+            for batch in _batches(entries, batch_size):
+                pending.append(pool.submit(work, batch))
                 if len(pending) > 2 * count:
                     yield from pending.popleft().result()
             while pending:
@@ -235,8 +259,8 @@ def _pixels(image: Image.Image) -> NDArray[np.uint8]:
 # ---------------------------------------------------------------- many pictures
 
 
-def _verdict(entry: Entry, fit: Fit, max_pixels: int, allow_truncated: bool) -> Decoded | Skipped:
-    """Return the fitted picture of one entry, or why there is none."""
+def fit_entry(entry: Entry, fit: Fit, *, max_pixels: int, allow_truncated: bool = False) -> Decoded | Skipped:
+    """Return the fitted picture of one entry, or why there is none; `max_pixels` and the rest as `decode_picture`."""
     if entry.size > MAX_FILE_BYTES:
         return Skipped(
             printable(entry.name), f"too many bytes ({entry.size} > {MAX_FILE_BYTES})", "save it again as JPEG or PNG"
@@ -258,14 +282,14 @@ def _decoded(image: Image.Image, found: DecodedImage) -> Decoded:
     return Decoded(_pixels(image), found.notes, size, found.format, found.mode)
 
 
-def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+def _batches(entries: Iterable[Entry], most: int) -> Iterator[list[Entry]]:
     """Yield the entries in lists that are worth a hand-over between threads and bounded in bytes."""
     batch: list[Entry] = []
     size = 0
     for entry in entries:
         batch.append(entry)
         size += entry.size
-        if len(batch) == BATCH_ENTRIES or size >= BATCH_BYTES:
+        if len(batch) == most or size >= BATCH_BYTES:
             yield batch
             batch, size = [], 0
     if batch:

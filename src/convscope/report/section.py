@@ -32,6 +32,7 @@ class RecordedRun:
         predictions: rows of predictions.csv, in data order; None while there are none.
         mistakes: rows of mistakes.csv, worst first; None while there are none.
         skipped: rows of skipped.csv.
+        certificate: certificate.json; None where there is none.
         thumbnails: picture id -> uint8 [H, W, C]; not every picture has one.
         calibration: calibration.json; None where it was not recorded.
         inside: what the layers made of one picture; None where it was not recorded.
@@ -48,6 +49,7 @@ class RecordedRun:
     thumbnails: Mapping[str, NDArray[np.uint8]]
     calibration: Mapping[str, Any] | None
     inside: tuple[Panel, ...] | None
+    certificate: Mapping[str, Any] | None
 
     def picture(self, picture_id: str) -> NDArray[np.uint8]:
         """Return the small copy of a picture, an empty array when none was kept."""
@@ -85,6 +87,7 @@ def load_recorded_run(run: Path) -> RecordedRun:
         history=read_history(run),
         labels={row["picture"]: row["label"] for row in _rows(run / "split.csv") or ()},
         results=_json(run / "results.json"),
+        certificate=_json(run / "certificate.json"),
         predictions=_rows(run / "predictions.csv"),
         mistakes=_rows(run / "mistakes.csv"),
         skipped=_rows(run / "skipped.csv") or (),

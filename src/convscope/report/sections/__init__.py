@@ -13,6 +13,7 @@ from convscope.report.sections import (
     data,
     inside,
     mistakes,
+    model_file,
     predictions,
     results,
 )
@@ -26,5 +27,6 @@ SECTIONS: dict[str, Callable[[RecordedRun], Section]] = {
     "mistakes": mistakes.mistakes_section,
     "inside": inside.inside_section,
     "calibration": calibration.calibration_section,
+    "model-file": model_file.model_file_section,
     "configuration": configuration.configuration_section,
 }

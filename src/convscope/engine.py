@@ -1,0 +1,221 @@
+"""Prediction without torch: a model file on ONNX Runtime, its pictures read by the loader that training uses.
+
+A model file is an ONNX graph with what else is needed inside: it takes uint8 pictures [B, H, W, C] and gives logits
+[B, K], and its metadata hold the card below. `export` writes it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from convscope.config import MAX_PIXELS
+from convscope.data.intake import Decoded, Entry, Fit, fit_entry, map_entries, printable
+from convscope.errors import RunError
+from convscope.processors import available_processors
+from convscope.results import PicturePrediction, Skipped
+
+MODEL_FILE = "model.onnx"
+CARD_KEY = "convscope"
+"""Name of the card among the file's metadata."""
+BATCH_BYTES = 2**20
+"""Size of the pictures of one batch as float32: more falls out of a core's cache and is slower.
+
+EfficientNet-Lite0 on two cores, pictures a second in two threads of one core each: 187 at a batch of 1, 165 at 4, 155
+at 32; 155 in one thread of two cores at a batch of 1.
+"""
+MAX_BATCH = 64
+
+
+@dataclass(frozen=True)
+class UnknownRule:
+    """When a picture counts as unlike those of the training: its score is below the threshold.
+
+    Args:
+        score: a key of SCORES.
+        kept: fraction of the validation pictures with a score at or above the threshold.
+        n: number of validation pictures it was chosen on.
+    """
+
+    score: str
+    threshold: float
+    kept: float
+    n: int
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a model file says of itself.
+
+    Args:
+        model: name of the network.
+        fit: how a picture is brought to the size the graph takes; `image_size` is given.
+        unknown: None where every picture gets a class.
+    """
+
+    model: str
+    class_names: tuple[str, ...]
+    fit: Fit
+    unknown: UnknownRule | None = None
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A model file, ready to predict; it may be used from several threads."""
+
+    card: ModelCard
+    session: onnxruntime.InferenceSession
+
+    def logits(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the logits, float32 [B, K], of fitted pictures, uint8 [B, H, W, C]."""
+        (found,) = self.session.run(["logits"], {"pictures": pictures})
+        return np.asarray(found, np.float32)
+
+
+def load_engine(path: Path, *, threads: int = 1) -> Engine:
+    """Return the model in a file.
+
+    Args:
+        threads: that one call of `logits` uses.
+
+    Raises:
+        RunError: there is no such file, or convscope did not write it.
+    """
+    if not path.is_file():
+        raise RunError(f"{path} does not exist; write it with: convscope export {path.parent} --to onnx")
+    try:
+        session = start_session(path.read_bytes(), threads=threads)
+        card = card_from_json(session.get_modelmeta().custom_metadata_map[CARD_KEY])
+    except KeyError:
+        raise RunError(f"{path} was not written by this version of convscope; export the run again") from None
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        reason = printable(" ".join(str(error).split()))[:200]
+        raise RunError(f"{path} cannot be read as a model file ({reason}); export the run again") from error
+    return Engine(card, session)
+
+
+def start_session(content: bytes, *, threads: int) -> onnxruntime.InferenceSession:
+    """Return an ONNX graph ready to run on the CPU.
+
+    Raises:
+        RuntimeError: it is none, or asks for an operation that ONNX Runtime lacks.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors; warnings would mix with what we print
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # of ONNX Runtime's own classes, which have no common base
+        raise RuntimeError(str(error)) from error
+
+
+def predict_entries(
+    engine: Engine, entries: Iterable[Entry], *, topk: int, max_pixels: int = MAX_PIXELS, threads: int | None = None
+) -> Iterator[PicturePrediction | Skipped]:
+    """Yield what the model says of each picture, in order, or why it could not be read.
+
+    Each thread reads, decodes and classifies its own batches, so that decoding and inference overlap.
+
+    Args:
+        topk: classes to name, best first; all if there are fewer.
+        threads: None takes one for each processor this process may use.
+    """
+    fit = engine.card.fit
+    assert fit.image_size is not None
+    picture_bytes = 4 * fit.image_size**2 * (1 if fit.gray else 3)
+
+    def answer(batch: list[Entry]) -> list[PicturePrediction | Skipped]:
+        found = [fit_entry(entry, fit, max_pixels=max_pixels) for entry in batch]
+        pictures = [item.image for item in found if isinstance(item, Decoded)]
+        logits = iter(engine.logits(np.stack(pictures)) if pictures else ())
+        return [
+            item if isinstance(item, Skipped) else describe(engine.card, entry.name, next(logits), topk=topk)
+            for entry, item in zip(batch, found, strict=True)
+        ]
+
+    batch_size = min(MAX_BATCH, max(1, BATCH_BYTES // picture_bytes))
+    return map_entries(entries, answer, batch_size=batch_size, threads=threads)
+
+
+def threads_for(pictures: int | None) -> tuple[int, int]:
+    """Return (threads of one inference, batches at a time) for so many pictures, None for unknown: many.
+
+    One picture has all processors to itself; of several each has one.
+    """
+    processors = available_processors()
+    return (processors, 1) if pictures == 1 else (1, processors)
+
+
+def describe(card: ModelCard, path: str, logits: NDArray[np.float32], *, topk: int) -> PicturePrediction:
+    """Return what the logits [K] of one picture say."""
+    probabilities = softmax(logits)
+    best = np.argsort(-probabilities, kind="stable")[:topk]
+    rule = card.unknown
+    return PicturePrediction(
+        path=printable(path),
+        topk=tuple((card.class_names[index], float(probabilities[index])) for index in best),
+        unknown=None if rule is None else bool(SCORES[rule.score](logits) < rule.threshold),
+    )
+
+
+# ---------------------------------------------------------------- scores
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return probabilities along the last axis."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
+
+
+def max_probability(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the probability of the best class.
+
+    Source: D. Hendrycks, K. Gimpel, arXiv:1610.02136.
+    """
+    return np.asarray(softmax(logits).max(axis=-1))
+
+
+def energy(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the logarithm of the sum of the exponentials of the logits, in nats.
+
+    Source: W. Liu et al., arXiv:2010.03759, with the sign turned: high is alike.
+    """
+    highest = logits.max(axis=-1).astype(np.float64)
+    return np.asarray(highest + np.log(np.exp(logits - highest[..., None]).sum(axis=-1)))
+
+
+SCORES = {"max-probability": max_probability, "energy": energy}
+"""How like the pictures of the training one is, from logits [..., K]; higher is more alike."""
+
+
+# ---------------------------------------------------------------- the card
+
+
+def card_to_json(card: ModelCard) -> str:
+    """Return the card as it stands in the file's metadata."""
+    return json.dumps(asdict(card), ensure_ascii=False)
+
+
+def card_from_json(text: str) -> ModelCard:
+    """Return the card written by `card_to_json`.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is none.
+    """
+    tree: dict[str, Any] = json.loads(text)
+    return ModelCard(
+        model=tree["model"],
+        class_names=tuple(tree["class_names"]),
+        fit=Fit(**tree["fit"]),
+        unknown=None if tree["unknown"] is None else UnknownRule(**tree["unknown"]),
+    )

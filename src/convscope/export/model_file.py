@@ -1,0 +1,130 @@
+"""Model files and their certificates: of a run at its end or later, and of a network with published weights."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from convscope.config import DataConfig, ModelConfig
+from convscope.data.batches import Preprocessing
+from convscope.data.image_set import ImageSet
+from convscope.data.intake import Fit, fit_of
+from convscope.data.paths import read_members
+from convscope.engine import MODEL_FILE, SCORES, Engine, ModelCard, UnknownRule, start_session
+from convscope.errors import ExportError, UsageError
+from convscope.export.onnx_file import to_onnx
+from convscope.export.parity import PICTURES, compare
+from convscope.models import build_model, find_model
+from convscope.models.pretrained import fetch_weights, pretrained_class_names
+from convscope.models.saved import SavedModel, load_model
+from convscope.processors import available_processors
+from convscope.randomness import permutation
+from convscope.results import Certificate, OnProgress, ignore_progress
+from convscope.runs import read_config, read_json, write_bytes, write_json
+
+CERTIFICATE_FILE = "certificate.json"
+
+
+def write_model_file(path: Path, saved: SavedModel, card: ModelCard) -> bytes:
+    """Write a network as one ONNX file and return its content.
+
+    Raises:
+        ExportError: the network has no ONNX form.
+        RunError: the file cannot be written.
+    """
+    content = to_onnx(saved.network, saved.input_shape, saved.mean, saved.std, card)
+    write_bytes(path, content)
+    return content
+
+
+def card_of(saved: SavedModel, data: DataConfig, unknown: UnknownRule | None) -> ModelCard:
+    """Return the card of a network that was trained on such data."""
+    channels, height, _ = saved.input_shape
+    fit = replace(fit_of(data), image_size=height, gray=channels == 1)
+    return ModelCard(saved.name, saved.class_names, fit, unknown)
+
+
+def write_certified(
+    run: Path,
+    saved: SavedModel,
+    data: DataConfig,
+    images: ImageSet,
+    *,
+    tested: NDArray[np.int64],
+    test_logits: NDArray[np.float32],
+    unknown: UnknownRule | None,
+    device: torch.device,
+) -> Certificate:
+    """Write RUN/model.onnx and RUN/certificate.json; a network without an ONNX form gets a certificate that says so.
+
+    Args:
+        saved: the trained network, on the device.
+        tested, test_logits: indices of the pictures to compare on, and all their logits [N, K].
+    """
+    card = card_of(saved, data, unknown)
+    compared = np.sort(tested[permutation(len(tested), "certificate")[:PICTURES]])
+    contents = read_members(Path(data.source), {images.ids[i] for i in compared}) if Path(data.source).exists() else {}
+    try:
+        content = write_model_file(run / MODEL_FILE, saved, card)
+        engine = Engine(card, start_session(content, threads=available_processors()))
+        preprocessing = Preprocessing(saved.mean, saved.std)
+        certificate = compare(saved.network, preprocessing, device, engine, images, compared, contents)
+    except ExportError as error:
+        (run / MODEL_FILE).unlink(missing_ok=True)
+        certificate = Certificate(failed=str(error))
+    kept = None if unknown is None else float((SCORES[unknown.score](test_logits) >= unknown.threshold).mean())
+    rule = None if unknown is None else asdict(unknown) | {"test_kept": kept, "test_n": len(test_logits)}
+    tree = {"file": MODEL_FILE, **asdict(certificate), "agrees": certificate.agrees, "unknown": rule}
+    write_json(run / CERTIFICATE_FILE, tree)
+    return certificate
+
+
+def export_run(run: Path, path: Path | None = None) -> Path:
+    """Write the model file of a finished run anew, into the run folder or to another path, and return where it is."""
+    saved, data = load_model(run), read_config(run).data
+    path = path or run / MODEL_FILE
+    write_model_file(path, saved, card_of(saved, data, _recorded_rule(run)))
+    return path
+
+
+def export_published(name: str, path: Path, on_progress: OnProgress = ignore_progress) -> None:
+    """Write a network of the zoo with its published weights and its own classes.
+
+    Raises:
+        UsageError: the name is unknown, or nobody publishes weights for it.
+        WeightsError: the weights are missing or cannot be fetched.
+    """
+    spec, config = find_model(name), ModelConfig(name=name, pretrained=True)
+    fetch_weights(config, on_progress)
+    published = spec.preprocessing
+    if published is None:
+        raise UsageError(f"nobody says how pictures are prepared for model {name!r}; train a run on it and name that")
+    saved = SavedModel(
+        network=build_model(config, spec.native_shape, spec.native_classes),
+        name=name,
+        input_shape=spec.native_shape,
+        class_names=pretrained_class_names(name),
+        mean=published.mean,
+        std=published.std,
+    )
+    fit = Fit(
+        image_size=published.image_size,
+        gray=False,
+        resize=published.resize,
+        crop_fraction=published.crop_fraction,
+        interpolation=published.interpolation,
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_model_file(path, saved, ModelCard(name, saved.class_names, fit))
+
+
+def _recorded_rule(run: Path) -> UnknownRule | None:
+    """Return the rule that a run chose at its end; None where it has none, or was finished by an older version."""
+    path = run / CERTIFICATE_FILE
+    rule: dict[str, Any] | None = read_json(path)["unknown"] if path.exists() else None
+    return None if rule is None else UnknownRule(**{key: rule[key] for key in ("score", "threshold", "kept", "n")})
