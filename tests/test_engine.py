@@ -236,7 +236,7 @@ def test_the_threshold_keeps_what_it_promises() -> None:
 def test_unlike_pictures_are_unknown_and_like_ones_are_not(tmp_path: Path) -> None:
     """Noise, to a network that has seen digits alone.
 
-    Of pictures like the validation part 95 % are kept, give or take 0.02 for its 270 pictures and as many test pictures:
+    Of pictures like the validation part 95 % are kept, give or take 0.02 for 270 of them and as many test pictures:
     0.88 is more than three deviations away. Of 100 like pictures 5 would be unknown; 40 is far from that.
     """
     convscope.train("digits", epochs=8, out=tmp_path / "run", report=False)

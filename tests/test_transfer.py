@@ -15,7 +15,7 @@ from convscope.data.image_set import ImageSet
 from convscope.data.splits import Splits
 from convscope.errors import Interrupted, UsageError
 from convscope.models import build_model
-from convscope.models.stages import Frozen, find_stages, split_stages
+from convscope.models.stages import Frozen, find_freezable, split_stages
 from convscope.results import ignore_progress
 from convscope.training.features import Forward, extract_features, torch_forward
 from convscope.training.transfer import Sources, train_transfer
@@ -197,7 +197,7 @@ def test_a_network_that_is_no_chain_is_refused_in_words() -> None:
             return self.classifier(self.features(x).mean((2, 3))) * 2
 
     with pytest.raises(UsageError, match=r"Fork does not end in one dense layer.*--no-freeze"):
-        find_stages(Fork(), (1, 8, 8))
+        find_freezable(Fork(), (1, 8, 8))
 
 
 @pytest.mark.parametrize("name", ["inception_v3", "googlenet", "legacy_seresnet18", "legacy_xception", "squeezenet1_1"])
@@ -205,9 +205,9 @@ def test_what_is_no_chain_has_a_backbone_and_a_head(name: str) -> None:
     network = build_model(ModelConfig(name=name), (3, 96, 96), 5)
     if name == "squeezenet1_1":  # its last layer is a convolution on maps
         with pytest.raises(UsageError, match="SqueezeNet does not end in one dense layer"):
-            find_stages(network, (3, 96, 96))
+            find_freezable(network, (3, 96, 96))
         return
-    frozen, rest = split_stages(find_stages(network, (3, 96, 96)), ())
+    frozen, rest = split_stages(find_freezable(network, (3, 96, 96)), ())
     assert [type(stage) for stage in rest] == [nn.Linear]
     with torch.no_grad():
         x = torch.rand(2, 3, 96, 96)
@@ -215,7 +215,7 @@ def test_what_is_no_chain_has_a_backbone_and_a_head(name: str) -> None:
 
 
 def test_frozen_parts_stay_in_evaluation_mode() -> None:
-    frozen, rest = split_stages(find_stages(new_network(), (1, 8, 8)), ("5",))
+    frozen, rest = split_stages(find_freezable(new_network(), (1, 8, 8)), ("5",))
     whole = nn.Sequential(frozen, rest)
     whole.train()
     assert isinstance(frozen, Frozen)

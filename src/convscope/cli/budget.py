@@ -52,7 +52,7 @@ def budget(
                 measure=measure,
                 **options,
             )
-            for name in names or [None]
+            for name in (*names,) or (None,)
         ]
     if as_json:
         trees = [_to_json(*pair) for pair in found]

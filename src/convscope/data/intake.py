@@ -6,6 +6,7 @@ rules. Pictures of any shape are accepted, down to 1x1 and 1x5000; `Fit` says ho
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor

@@ -50,14 +50,30 @@ class Frozen(nn.Sequential):
 def find_stages(network: nn.Module, input_shape: InputShape) -> list[Stage]:
     """Return (name, module) of the stages; running them in turn is running the network, which is checked here.
 
-    The modules are the network's own: training a stage trains the network. One that is not known as a chain (Inception
-    v3, GoogLeNet, SENet, Xception, ...) has two stages, `backbone` and `head`.
+    The modules are the network's own: training a stage trains the network.
+
+    Raises:
+        UsageError: the network is not of a kind that is known to be a chain.
+    """
+    for names in ("*",), *_CHAINS:
+        stages = _named(network, names)
+        if stages is not None and _is_the_network(network, stages, input_shape):
+            return stages
+    raise UsageError(f"a {type(network).__name__} is not known as a chain of stages")
+
+
+def find_freezable(network: nn.Module, input_shape: InputShape) -> list[Stage]:
+    """Return the stages of a chain; of any other network that ends in a dense layer, `backbone` and `head`.
+
+    Inception v3, GoogLeNet, SENet and Xception are such others.
 
     Raises:
         UsageError: the network does not end in one dense layer.
     """
-    candidates = [_named(network, names) for names in (("*",), *_CHAINS)]
-    for stages in (*candidates, _backbone_and_head(network)):
+    try:
+        return find_stages(network, input_shape)
+    except UsageError:
+        stages = _backbone_and_head(network)
         if stages is not None and _is_the_network(network, stages, input_shape):
             return stages
     raise UsageError(

@@ -20,7 +20,7 @@ from convscope.data.image_set import ImageSet
 from convscope.data.splits import Splits
 from convscope.errors import Interrupted, UsageError
 from convscope.evaluation.predict import predict_logits
-from convscope.models.stages import Frozen, Stage, dense_head, find_stages, has_parameters, split_stages
+from convscope.models.stages import Frozen, Stage, dense_head, find_freezable, has_parameters, split_stages
 from convscope.results import EpochRecord, OnProgress
 from convscope.runs import write_history
 from convscope.training.features import (
@@ -112,7 +112,7 @@ def train_transfer(
     """
     sitting = _Sitting(sources, config, run, on_progress, stop_requested)
     start = time.perf_counter()
-    stages = find_stages(network, sources.images.shape)
+    stages = find_freezable(network, sources.images.shape)
     unfrozen = () if config.unfreeze_at is None else config.unfreeze or ("all",)
     frozen, rest = split_stages(stages, unfrozen)
     cut = _compute(sitting, frozen) if len(frozen) and _fits_in_memory(frozen, sources, config) else None
