@@ -233,7 +233,7 @@ def test_a_comparison_trains_what_is_missing(folder: Path, capsys: pytest.Captur
     assert {key: value for key, value in tree.items() if key != "comparison"} == read_json(folder / "comparison.json")
     assert [model["n_seeds"] for model in tree["models"]] == [2, 2]
     assert tree["pairs"][0]["verdict"] == "auto lr=0.01"
-    assert "auto lr=1e-05 seed 0  accuracy" in err
+    assert "auto lr=0.01 seed 0  accuracy" in err
     assert read_json(runs[0] / "run.json")["config"]["train"]["threads"] >= 1
 
 

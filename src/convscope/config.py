@@ -15,7 +15,7 @@ from convscope.errors import UsageError, unknown_name
 Optimizer = Literal["sgd", "adam", "adamw"]
 Schedule = Literal["constant", "one-cycle"]
 ClassWeights = Literal["none", "balanced"]
-Augmentation = Literal["flip", "crop", "rotate", "zoom", "color", "erase", "mixup"]
+Augmentation = Literal["flip", "crop", "rotate", "zoom", "color"]
 Resize = Literal["crop", "squash"]
 Interpolation = Literal["bilinear", "bicubic", "lanczos"]
 

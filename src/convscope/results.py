@@ -403,7 +403,6 @@ class Budget:
     batch_size: int
     optimizer: str
     momentum: float
-    mixed_precision: bool
     num_params: int
     num_trainable: int
     macs: int

@@ -39,7 +39,8 @@ def predict_memory(
         network: in the memory order it is trained in, on any device, meta included. Parameters that need no gradient
             are frozen; stages wrapped in checkpoints are traced as such. It is left as it was.
         batch_size: pictures in the network at a time.
-        train: optimizer, momentum, accumulate and label smoothing count; its batch_size does not.
+        train: optimizer, momentum, accumulate and label smoothing count; its batch_size does not, nor mixed precision:
+            all is float32.
         prepared: pictures that are prepared in one go, of which a batch is a part; None: a batch.
 
     Raises:
@@ -67,7 +68,6 @@ def predict_memory(
         batch_size=batch_size,
         optimizer=train.optimizer,
         momentum=_momentum(train),
-        mixed_precision=train.mixed_precision,
         num_params=sum(p.numel() for p in network.parameters()),
         num_trainable=sum(p.numel() for p in network.parameters() if p.requires_grad),
         macs=sum(layer.macs for layer in layers),

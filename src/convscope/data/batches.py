@@ -61,8 +61,11 @@ class Preprocessing:
     def _normalize_in_place(self, x: Tensor, *, full_range: float) -> Tensor:
         if len(self.mean) == 1:  # numbers instead of tensors of one element: a faster kernel, the common case
             return x.sub_(self.mean[0] * full_range).mul_(1 / (self.std[0] * full_range))
-        mean, std = (torch.tensor(v, device=x.device).view(1, -1, 1, 1) for v in (self.mean, self.std))
-        return x.sub_(mean * full_range).mul_(1 / (std * full_range))
+        mean, std = (torch.tensor(v, device=x.device) for v in (self.mean, self.std))
+        width = x.shape[3]
+        rows = x.permute(0, 2, 3, 1).view(-1, width * len(mean))  # over whole rows: three numbers are no vector
+        rows.sub_((mean * full_range).repeat(width)).mul_((1 / (std * full_range)).repeat(width))
+        return x
 
 
 def make_preprocessing(mean: tuple[float, ...], std: tuple[float, ...], *, normalize: bool) -> Preprocessing:
