@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,16 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from convscope.config import MAX_PIXELS, DataConfig, ModelConfig
+from convscope.config import MAX_PIXELS
 from convscope.data.batches import Preprocessing
-from convscope.data.intake import Fit, decode_picture, fit_of, fit_picture, printable, unreadable
+from convscope.data.intake import Fit, decode_picture, fit_picture, printable, unreadable
 from convscope.device import choose_device, configure_threads
 from convscope.errors import DataError, UsageError
+from convscope.export.model_file import fit_for, load_published
 from convscope.inspection import INSPECTIONS, Evidence, Subject
 from convscope.inspection.feature_maps import layer_calls
 from convscope.inspection.hooks import find_call
-from convscope.models import build_model, count_parameters, find_model
-from convscope.models.pretrained import pretrained_class_names
+from convscope.models import count_parameters, find_model
 from convscope.models.saved import SavedModel, load_model
 from convscope.report.page import Heading, render_page
 from convscope.report.section import Section
@@ -154,35 +154,13 @@ def _evidence(
 
 def _from_run(run: Path) -> tuple[SavedModel, Fit]:
     saved = load_model(run)
-    channels, height, _ = saved.input_shape
-    return saved, replace(fit_of(read_config(run).data), image_size=height, gray=channels == 1)
+    return saved, fit_for(saved, read_config(run).data)
 
 
 def _from_name(name: str, on_progress: OnProgress) -> tuple[SavedModel, Fit]:
-    """Return a network with its published weights, and how its pictures are fitted."""
-    config = ModelConfig(name=name, pretrained=True)
-    spec = find_model(name)
-    published = spec.preprocessing
-    if published is None:
+    if find_model(name).preprocessing is None:
         raise UsageError(f"{name!r} is no run folder, and no network with published weights; train it first")
-    class_names = pretrained_class_names(name)
-    network = build_model(config, spec.native_shape, len(class_names), on_progress)
-    saved = SavedModel(
-        network=network.eval(),
-        name=name,
-        input_shape=spec.native_shape,
-        class_names=class_names,
-        mean=published.mean,
-        std=published.std,
-    )
-    data = DataConfig(
-        source="",
-        image_size=published.image_size,
-        resize=published.resize,
-        crop_fraction=published.crop_fraction,
-        interpolation=published.interpolation,
-    )
-    return saved, fit_of(data)
+    return load_published(name, on_progress)
 
 
 def _load_picture(path: Path, fit: Fit) -> NDArray[np.uint8]:

@@ -72,13 +72,19 @@ CALIBRATION_PICTURES = 2000
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run's data and network, ready to train; `statistics` are mean and deviation of the training part, 0..1."""
+    """A run's data and network, ready to train.
+
+    Args:
+        statistics: mean and deviation of the training part, 0..1.
+        macs: multiply-accumulate operations for one prediction.
+    """
 
     config: RunConfig
     images: ImageSet
     splits: Splits
     statistics: tuple[tuple[float, ...], tuple[float, ...]]
     network: torch.nn.Module
+    macs: int
     device: torch.device
 
     @property
@@ -109,10 +115,11 @@ def prepare(config: RunConfig, on_progress: OnProgress) -> Prepared:
         raise UsageError("nothing is left to evaluate on; give test or validation a share with --split, as in 80/0/20")
     torch.manual_seed(derive_seed(config.train.seed, "weights"))
     network = channels_last(build_model(config.model, images.shape, images.num_classes)).to(device)
+    macs = count_macs(network, images.shape)
     if config.train.threads is None:
-        configure_threads(threads_for_step(count_macs(network, images.shape) * config.train.batch_size))
+        configure_threads(threads_for_step(macs * config.train.batch_size))
     statistics = channel_statistics(images.images[splits.train])
-    return Prepared(config, images, splits, statistics, network, device)
+    return Prepared(config, images, splits, statistics, network, macs, device)
 
 
 def write_start(run: Path, prepared: Prepared) -> None:
@@ -135,7 +142,7 @@ def write_start(run: Path, prepared: Prepared) -> None:
                 "name": prepared.config.model.name,
                 "weights": describe_weights(prepared.config.model),
                 "num_params": count_parameters(prepared.network),
-                "macs": count_macs(prepared.network, images.shape),
+                "macs": prepared.macs,
                 "input_shape": images.shape,
             },
             "preprocessing": preprocessing_to_json(images.shape, preprocessing.mean, preprocessing.std),
@@ -296,7 +303,7 @@ def _train(
 def _fraction_of_peak(prepared: Prepared, trained: TrainResult) -> float:
     images, splits, network, epochs = prepared.images, prepared.splits, prepared.network, len(trained.history)
     flops = epochs * len(splits.train) * count_training_flops(network, images.shape)
-    flops += epochs * len(splits.validation) * 2 * count_macs(network, images.shape)
+    flops += epochs * len(splits.validation) * 2 * prepared.macs
     return flops / trained.train_seconds / measure_peak_flops(prepared.device)
 
 

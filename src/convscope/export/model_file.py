@@ -44,9 +44,13 @@ def write_model_file(path: Path, saved: SavedModel, card: ModelCard) -> bytes:
 
 def card_of(saved: SavedModel, data: DataConfig, unknown: UnknownRule | None) -> ModelCard:
     """Return the card of a network that was trained on such data."""
+    return ModelCard(saved.name, saved.class_names, fit_for(saved, data), unknown)
+
+
+def fit_for(saved: SavedModel, data: DataConfig) -> Fit:
+    """Return how pictures are brought to the size that a network takes which was trained on such data."""
     channels, height, _ = saved.input_shape
-    fit = replace(fit_of(data), image_size=height, gray=channels == 1)
-    return ModelCard(saved.name, saved.class_names, fit, unknown)
+    return replace(fit_of(data), image_size=height, gray=channels == 1)
 
 
 def write_certified(
@@ -96,6 +100,17 @@ def export_published(name: str, path: Path, on_progress: OnProgress = ignore_pro
     """Write a network of the zoo with its published weights and its own classes.
 
     Raises:
+        UsageError, WeightsError: as `load_published`.
+    """
+    saved, fit = load_published(name, on_progress)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_model_file(path, saved, ModelCard(name, saved.class_names, fit))
+
+
+def load_published(name: str, on_progress: OnProgress = ignore_progress) -> tuple[SavedModel, Fit]:
+    """Return a network of the zoo with its published weights, its own classes, and how its pictures are fitted.
+
+    Raises:
         UsageError: the name is unknown, or nobody publishes weights for it.
         WeightsError: the weights are missing or cannot be fetched.
     """
@@ -104,11 +119,12 @@ def export_published(name: str, path: Path, on_progress: OnProgress = ignore_pro
     published = spec.preprocessing
     if published is None:
         raise UsageError(f"nobody says how pictures are prepared for model {name!r}; train a run on it and name that")
+    class_names = pretrained_class_names(name)
     saved = SavedModel(
-        network=build_model(config, spec.native_shape, spec.native_classes),
+        network=build_model(config, spec.native_shape, len(class_names)).eval(),
         name=name,
         input_shape=spec.native_shape,
-        class_names=pretrained_class_names(name),
+        class_names=class_names,
         mean=published.mean,
         std=published.std,
     )
@@ -119,8 +135,7 @@ def export_published(name: str, path: Path, on_progress: OnProgress = ignore_pro
         crop_fraction=published.crop_fraction,
         interpolation=published.interpolation,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_model_file(path, saved, ModelCard(name, saved.class_names, fit))
+    return saved, fit
 
 
 def _recorded_rule(run: Path) -> UnknownRule | None:

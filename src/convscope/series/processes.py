@@ -7,7 +7,6 @@ configuration from stdin and writes one JSON object a line to stdout: progress, 
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -27,6 +26,7 @@ from convscope.comparison.recorded import name_configs
 from convscope.config import RunConfig, config_from_json, config_to_json
 from convscope.device import choose_device
 from convscope.errors import ConvscopeError, Interrupted, TrainingError, UsageError
+from convscope.processors import available_processors
 from convscope.results import OnProgress, Progress
 from convscope.runs import locked, read_json
 from convscope.series.plan import is_finished, run_folder
@@ -53,7 +53,7 @@ def train_missing(
     missing = [config for config in configs if not is_finished(run_folder(folder, config))]
     if missing:
         jobs = choose_jobs(missing, jobs)
-        threads = max(1, (os.cpu_count() or 1) // jobs)
+        threads = max(1, available_processors() // jobs)
         display = _Display(configs, missing, on_progress)
         with stop_on_signals() as stop_requested, ThreadPoolExecutor(jobs) as pool:
             children = [_Child(_with_threads(config, threads), run_folder(folder, config)) for config in missing]
@@ -87,7 +87,7 @@ def choose_jobs(configs: Sequence[RunConfig], jobs: int | None) -> int:
     if any(choose_device(config.train.device).type != "cpu" for config in configs):
         return 1
     room = psutil.virtual_memory().available // ROOM_BYTES
-    return max(1, min(len(configs), os.cpu_count() or 1, room))
+    return max(1, min(len(configs), available_processors(), room))
 
 
 def _with_threads(config: RunConfig, threads: int) -> RunConfig:
