@@ -114,8 +114,8 @@ def test_layouts(tmp_path: Path, files: list[str], class_names: tuple[str, ...],
     [
         pytest.param(["cat/1"], "only one class, cat, with 1 pictures", id="one-class"),
         pytest.param(["w/cat/1", "w/cat/2"], "only one class, cat", id="one-class-in-a-wrapper"),
-        pytest.param(["1", "2"], "no usable picture in a class folder", id="no-folders"),
-        pytest.param([], "no usable picture in a class folder", id="nothing"),
+        pytest.param(["1", "2"], "no usable picture of a class", id="no-folders"),
+        pytest.param([], "no usable picture of a class", id="nothing"),
         pytest.param(["train/1", "test/1"], "train look like parts but hold pictures", id="flat-parts"),
         pytest.param(["train/a/1", "train/b/1", "test/a/1", "test/c/1"], "test part .* train part lacks: c", id="test"),
         pytest.param(["train/a/1", "train/b/1", "val/A/1"], "validation part .* train part lacks: A", id="validation"),
@@ -166,11 +166,11 @@ def test_15_leavings_of_file_browsers_are_counted_and_never_a_class(tmp_path: Pa
 def test_16_an_empty_class_folder_is_an_error_or_dropped(tmp_path: Path, content: bytes | None) -> None:
     root = make_tree(tmp_path, two_classes(**({} if content is None else {"cow/1.jpg": content})))
     (root / "cow").mkdir(exist_ok=True)
-    with pytest.raises(DataError, match=r"class folder cow.*--drop-empty"):
+    with pytest.raises(DataError, match=r"class cow.*--drop-empty"):
         load(root)
     images = load(root, drop_empty=True)
     assert images.class_names == ("cat", "dog")
-    assert images.notes == ("class folder cow is empty and was left out",)
+    assert images.notes == ("class cow is empty and was left out",)
     assert len(images.skipped) == (content is not None)
 
 
@@ -256,7 +256,7 @@ def test_22_what_may_not_be_read_is_listed(unprivileged: Path) -> None:
     assert reasons(images) == {"cat/secret.png": "permission denied", "dog/deep": "permission denied"}
     assert len(images) == 3
     (root / "dog").chmod(0)
-    with pytest.raises(DataError, match=r"class folder dog \(.*permission denied.*--drop-empty"):
+    with pytest.raises(DataError, match=r"class dog \(.*permission denied.*--drop-empty"):
         load(root)
     root.chmod(0)
     with pytest.raises(DataError, match="cannot be read"):

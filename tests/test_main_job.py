@@ -177,7 +177,7 @@ def test_tables_list_every_name(capsys: pytest.CaptureFixture[str]) -> None:
         ("train digits --device cuda:77", 2, "device 'cuda:77'"),
         ("train digits --augment flop", 2, "unknown augmentation 'flop'"),
         ("train digits --bogus", 2, "No such option"),
-        ("train nowhere/pictures.zip", 2, "no folder or archive"),
+        ("train nowhere/pictures.zip", 2, "no folder, archive or CSV"),
         ("train", 2, "name the data to train on"),
         ("train mnist --data-dir {tmp}", 1, "train-images-idx3-ubyte"),
         ("train --resume {tmp}", 1, "run.json does not exist"),

@@ -34,7 +34,7 @@ class DataConfig:
     """Where the pictures come from and how they are cut to size and split.
 
     Args:
-        source: a name (`mnist5k`, `cifar10`, ...) or the path of a folder or archive of class folders.
+        source: a name (`mnist5k`, `cifar10`, ...) or the path of a folder or archive of class folders, or of a CSV.
         data_dir: folder that holds the files of a named source; None looks in the cache, then downloads.
         image_size: side in pixels; None keeps the source's own size.
         resize: how a picture that is not square becomes so: crop cuts out the centre, squash changes its proportions.
@@ -44,7 +44,7 @@ class DataConfig:
         per_class: at most this many pictures of each class in each part.
         split: percentages for train, validation, test; None takes the defaults above.
         split_seed: seed of the split; apart from the training seed, so that seeds can be compared on one split.
-        drop_empty: leave out class folders without a usable picture instead of stopping.
+        drop_empty: leave out classes without a usable picture instead of stopping.
         allow_truncated: accept pictures whose file is cut short (missing pixels are gray in JPEGs, black in others).
         max_pixels: refuse to decode pictures with more pixels than this.
     """

@@ -16,5 +16,6 @@ def list_(as_json: Json = False) -> None:
         return
     print_table(("name", "what it is", "needs"), [(n, s.description, s.needs) for n, s in DATASETS.items()])
     error_console().print(
-        "Beside these: any folder, zip or tar of class folders, with or without train/val/test parts."
+        "Beside these: any folder, zip or tar of class folders, with or without train/val/test parts, "
+        "and any CSV with the columns path, label and, where wanted, split."
     )

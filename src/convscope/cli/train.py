@@ -103,7 +103,7 @@ def training_options(
 
 @takes_options(training_options)
 def train(
-    data: Annotated[str | None, typer.Argument(help="Data set name, folder or archive.")] = None,
+    data: Annotated[str | None, typer.Argument(help="Data set name, folder, archive or CSV.")] = None,
     model: Annotated[str | None, typer.Option(help="Network; see `convscope models`. [default: auto]")] = None,
     out: Out = None,
     resume: Annotated[Path | None, typer.Option(help="Run folder to go on with.")] = None,

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from convscope.config import DataConfig
-from convscope.data import archive, folder
+from convscope.data import archive, csv_file, folder
 from convscope.data.image_set import ImageSet
 from convscope.data.intake import fit_of, fit_picture
 from convscope.errors import UsageError, unknown_name
@@ -67,7 +67,7 @@ DATASETS: dict[str, Source] = {
 
 
 def load_images(config: DataConfig, on_progress: OnProgress = ignore_progress) -> ImageSet:
-    """Return the pictures of a named data set, a folder or an archive, at the configured size.
+    """Return the pictures of a named data set, a folder, an archive or a CSV, at the configured size.
 
     Raises:
         UsageError: the name is unknown and no such folder or file exists.
@@ -78,10 +78,14 @@ def load_images(config: DataConfig, on_progress: OnProgress = ignore_progress) -
         images = _fit(DATASETS[config.source].load(config, on_progress), config)
     elif path.is_dir():
         images = folder.load_folder(config, on_progress)
+    elif path.is_file() and csv_file.is_csv(path):
+        images = csv_file.load_csv(config, on_progress)
     elif path.is_file():
         images = archive.load_archive(config, on_progress)
     elif path.suffix or len(path.parts) > 1:
-        raise UsageError(f"no folder or archive {config.source!r}; see `convscope data list` for data sets by name")
+        raise UsageError(
+            f"no folder, archive or CSV {config.source!r}; see `convscope data list` for data sets by name"
+        )
     else:
         raise unknown_name("data set or folder", config.source, DATASETS)
     return images if config.per_class is None else _limit(images, config.per_class, config.split_seed)

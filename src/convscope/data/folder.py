@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -81,7 +81,7 @@ def walk_folder(root: Path, listing: Listing) -> Iterator[Entry]:
             elif item.is_dir(follow_symlinks=False):
                 own.append(name)
             else:
-                found_file = _look_at(item, name)
+                found_file = look_at(item.path, name, item.stat)
                 if isinstance(found_file, Entry):
                     yield found_file
                 elif isinstance(found_file, Skipped):
@@ -90,10 +90,10 @@ def walk_folder(root: Path, listing: Listing) -> Iterator[Entry]:
                     linked.append(name)
 
 
-def _look_at(item: os.DirEntry[str], name: str) -> Entry | Skipped | None:
-    """Return a regular file as an entry, None for a link to a folder, anything else as listed; nothing is opened."""
+def look_at(path: str, name: str, read_status: Callable[[], os.stat_result]) -> Entry | Skipped | None:
+    """Return a regular file as an entry, None for a folder, anything else as listed; nothing is opened."""
     try:
-        status = item.stat()
+        status = read_status()
     except OSError as error:
         return unreadable(name, error)
     if stat.S_ISDIR(status.st_mode):
@@ -101,7 +101,7 @@ def _look_at(item: os.DirEntry[str], name: str) -> Entry | Skipped | None:
     if not stat.S_ISREG(status.st_mode):
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "special file")
         return Skipped(printable(name), f"not a regular file ({kind})", "remove it from the folder of pictures")
-    return Entry(name, status.st_size, partial(_read, item.path), stamp_of(status))
+    return Entry(name, status.st_size, partial(_read, path), stamp_of(status))
 
 
 def _read(path: str) -> bytes:

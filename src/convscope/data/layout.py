@@ -1,4 +1,4 @@
-"""From files in folders to a labelled ImageSet: the rules that a folder on disk and an archive share.
+"""From files to a labelled ImageSet, and the rules that a folder on disk and an archive share:
 
     class/...                                      every file below a class folder belongs to it, however deep
     train|val|valid|validation|test/class/...      the same, with the parts the source itself assigns
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 
@@ -84,6 +84,29 @@ class Listing:
 
 
 @dataclass(frozen=True)
+class Homes:
+    """Which part and class the files of a source belong to.
+
+    Args:
+        of: returns (part, class) of a file, None where it belongs to no class.
+        all: every (part, class) there is, whether pictures were found for it or not.
+        named_by: returns, printable, what the printable path of a skipped file says of its class.
+        may_be_parts: whether the names of the classes could be meant as parts.
+        expected: what a source of this kind looks like, for messages.
+    """
+
+    of: Callable[[PathParts], tuple[str, str] | None]
+    all: frozenset[tuple[str, str]]
+    named_by: Callable[[str], Collection[str]]
+    may_be_parts: bool
+    expected: str
+
+
+FindHomes = Callable[[Collection[PathParts], Container[PathParts]], Homes]
+"""Takes all folders, with the folders above them, and those that directly hold an accepted picture."""
+
+
+@dataclass(frozen=True)
 class _Layout:
     """Where the class folders lie: below `root`, or one level further down in part folders."""
 
@@ -111,6 +134,7 @@ def gather(
     total: int | None,
     kept: Kept,
     archive_stamp: Stamp = (),
+    find_homes: FindHomes | None = None,
 ) -> ImageSet:
     """Return the pictures behind `entries` as one set; what the store keeps of them is not read again.
 
@@ -120,6 +144,7 @@ def gather(
         total: number of entries if known.
         kept: what the store holds of the source.
         archive_stamp: of the archive that all entries are in.
+        find_homes: None goes by the class folders that the files are in.
 
     Raises:
         DataError: there are fewer than two classes, a class without a picture, or parts with different classes.
@@ -128,10 +153,10 @@ def gather(
     paths = [tuple(name.split("/")) for name, _, _ in accepted]
     with_pictures = {path[:-1] for path in paths}
     folders = listing.folders.union(*map(folders_above, with_pictures))
-    layout = _find_layout(folders, with_pictures)
-    homes = [layout.home(path) for path in paths]
+    found = (find_homes or folder_homes)(folders, with_pictures)
+    homes = [found.of(path) for path in paths]
     homeless = [
-        Skipped(_shown(path), "belongs to no class", f"move it into a class folder; {EXPECTED}")
+        Skipped(_shown(path), "belongs to no class", f"move it into a class folder; {found.expected}")
         for path, home in zip(paths, homes, strict=True)
         if home is None
     ]
@@ -139,9 +164,8 @@ def gather(
     placed = [
         (path, home, item) for path, home, (_, _, item) in zip(paths, homes, accepted, strict=True) if home is not None
     ]
-    class_folders = {home for folder in folders if (home := layout.home((*folder, ""))) is not None}
     counts = Counter(home for _, home, _ in placed)
-    class_names, class_notes = _check_classes(name, layout, class_folders, counts, skipped, config.drop_empty)
+    class_names, class_notes = _check_classes(name, found, counts, skipped, config.drop_empty)
     numbers = {class_name: number for number, class_name in enumerate(class_names)}
     notes = [*_size_notes(placed, config), *class_notes, *_picture_notes(placed)]
     labels = np.array([numbers[class_name] for _, (_, class_name), _ in placed], np.int64)
@@ -219,6 +243,19 @@ def _update_store(
     return images
 
 
+def folder_homes(folders: Collection[PathParts], with_pictures: Container[PathParts]) -> Homes:
+    """Return where files belong by the class folders that they are in."""
+    layout = _find_layout(folders, with_pictures)
+    class_folders = (layout.home((*folder, "")) for folder in folders)
+    return Homes(
+        of=layout.home,
+        all=frozenset(home for home in class_folders if home is not None),
+        named_by=lambda file: file.split("/"),
+        may_be_parts=not layout.has_parts,
+        expected=EXPECTED,
+    )
+
+
 def _find_layout(folders: Iterable[PathParts], with_pictures: Container[PathParts]) -> _Layout:
     """Return where the class folders lie.
 
@@ -246,33 +283,34 @@ def _find_layout(folders: Iterable[PathParts], with_pictures: Container[PathPart
 
 def _check_classes(
     name: str,
-    layout: _Layout,
-    class_folders: Set[tuple[str, str]],
+    homes: Homes,
     counts: Mapping[tuple[str, str], int],
     skipped: Sequence[Skipped],
     drop_empty: bool,
 ) -> tuple[list[str], list[str]]:
     """Return the class names in label order and notes on them, or raise DataError where they cannot be trained on."""
-    classes = sorted({class_name for _, class_name in class_folders})
+    classes = sorted({class_name for _, class_name in homes.all})
     if not counts:
-        raise DataError(f"{name}: no usable picture in a class folder{_why(skipped)}; {EXPECTED}")
-    if not layout.has_parts and all(class_name.lower() in PART_FOLDERS for class_name in classes):
+        raise DataError(f"{name}: no usable picture of a class{_why(skipped)}; {homes.expected}")
+    if homes.may_be_parts and all(class_name.lower() in PART_FOLDERS for class_name in classes):
         raise DataError(
-            f"{name}: the folders {_listed(classes)} look like parts but hold pictures, no class folders; {EXPECTED}"
+            f"{name}: the folders {_listed(classes)} look like parts but hold pictures, no class folders; "
+            f"{homes.expected}"
         )
     filled = {class_name for _, class_name in counts}
     empty = [class_name for class_name in classes if class_name not in filled]
-    notes = [f"class folder {printable(class_name)} is empty and was left out" for class_name in empty]
+    notes = [f"class {printable(class_name)} is empty and was left out" for class_name in empty]
     if empty and not drop_empty:
-        reasons = [item for item in skipped if any(printable(folder) in item.file.split("/") for folder in empty)]
+        shown = set(map(printable, empty))
+        reasons = [item for item in skipped if not shown.isdisjoint(homes.named_by(item.file))]
         raise DataError(
-            f"{name}: no usable picture in class folder {_listed(empty)}{_why(reasons)}; "
-            "add pictures, remove the folder, or leave such classes out with --drop-empty"
+            f"{name}: no usable picture of class {_listed(empty)}{_why(reasons)}; "
+            "add pictures, remove the class, or leave such classes out with --drop-empty"
         )
     if len(filled) < 2:
         raise DataError(
             f"{name}: only one class, {_listed(sorted(filled))}, with {sum(counts.values())} pictures; "
-            f"telling classes apart takes two. {EXPECTED}"
+            f"telling classes apart takes two. {homes.expected}"
         )
     notes += _check_parts(name, counts)
     alike: dict[str, list[str]] = defaultdict(list)
@@ -291,15 +329,15 @@ def _check_parts(name: str, counts: Mapping[tuple[str, str], int]) -> list[str]:
     by_part: dict[str, set[str]] = defaultdict(set)
     for part, class_name in counts:
         by_part[part].add(class_name)
-    trained = by_part.pop("train", None)
-    if trained is None:
+    if "train" not in by_part:
         return []
+    trained = by_part.pop("train") | by_part.pop("", set())  # what is left to us is mostly trained on
     notes = []
     for part, classes in sorted(by_part.items()):
         if classes - trained:
             raise DataError(
                 f"{name}: the {part} part has classes that the train part lacks: {_listed(sorted(classes - trained))} "
-                f"(train has {_listed(sorted(trained))}); rename or remove these folders"
+                f"(train has {_listed(sorted(trained))}); rename or remove these classes"
             )
         if trained - classes:
             notes.append(f"the {part} part has no picture of {_listed(sorted(trained - classes))}")

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from convscope.data.archive import open_archive
+from convscope.data.csv_file import is_csv, read_rows
 from convscope.data.folder import walk_folder
 from convscope.data.formats import looks_packed
 from convscope.data.intake import Entry, unreadable
@@ -36,13 +37,19 @@ def open_paths(paths: Sequence[Path], listing: Listing) -> Iterator[Iterator[Ent
 
 
 def read_members(source: Path, ids: Collection[str]) -> dict[str, bytes]:
-    """Return the bytes of some pictures of a folder or zip by the ids they have in its ImageSet.
+    """Return the bytes of some pictures of a folder, zip or CSV by the ids they have in its ImageSet.
 
     What is not there under such an id is left out, and so is every picture of a tar, which could only be read from its
     beginning.
     """
     if source.is_dir():
         return {id_: (source / id_).read_bytes() for id_ in ids if (source / id_).is_file()}
+    if is_csv(source):
+        return {
+            printable(entry.name): entry.read()
+            for entry in read_rows(source, Listing())[0]
+            if printable(entry.name) in ids
+        }
     if not zipfile.is_zipfile(source):
         return {}
     with open_archive(source, Listing()) as (entries, _):
