@@ -25,6 +25,7 @@ from convscope.device import (
     choose_device,
     configure_threads,
     describe_hardware,
+    keep_freed_memory,
     measure_peak_flops,
     peak_memory_bytes,
     threads_for_step,
@@ -107,6 +108,7 @@ def prepare(config: RunConfig, on_progress: OnProgress) -> Prepared:
         UsageError, DataError, WeightsError: the options, data or weights cannot be used; nothing was written.
     """
     device = choose_device(config.train.device)
+    keep_freed_memory()
     configure_threads(config.train.threads)
     fetch_weights(config.model, on_progress)  # before the pictures, which may take long
     images = load_images(config.data, on_progress)

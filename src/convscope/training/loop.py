@@ -447,7 +447,7 @@ def _save(session: _Session) -> None:
         },
         keep=keep,
     )
-    session.saved_at = time.perf_counter()
+    session.saved_at = session.clock = time.perf_counter()  # writing is neither training nor validation
 
 
 def _restore(session: _Session, checkpoint: Checkpoint) -> None:

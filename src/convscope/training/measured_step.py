@@ -18,7 +18,7 @@ from torch import nn
 
 from convscope.config import ModelConfig, TrainConfig
 from convscope.data.batches import Preprocessing
-from convscope.device import choose_device, configure_threads, memory_in_use_bytes, peak_memory_bytes
+from convscope.device import choose_device, configure_threads, keep_freed_memory, memory_in_use_bytes, peak_memory_bytes
 from convscope.errors import TrainingError
 from convscope.models import build_model, find_model
 from convscope.models.blocks import InputShape
@@ -62,6 +62,7 @@ def measure_step(
 def _measure(order: Mapping[str, Any]) -> MeasuredMemory:
     settings: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in order["train"].items()}
     train = TrainConfig(**settings)
+    keep_freed_memory()
     configure_threads(train.threads)
     cpu = choose_device("cpu")
     model = ModelConfig(**order["model"])
