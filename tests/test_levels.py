@@ -10,9 +10,10 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "convscope"
 LEVELS = (
     ("errors", "processors", "results"),
-    ("config", "device", "distributed", "modes", "randomness"),
+    ("config", "device", "distributed", "modes", "randomness", "sizes"),
     ("download", "runs", "recipes"),
-    ("data", "models", "budget", "panels"),
+    ("data", "models", "panels"),
+    ("budget",),
     ("evaluation", "engine"),
     ("training", "inspection", "export"),
     ("comparison", "report", "lab"),

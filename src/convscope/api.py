@@ -14,17 +14,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from convscope.budget.costs import count_macs
 from convscope.budget.memory import NotTraceable, predict_memory
+from convscope.budget.remedies import Subject, plan_fit, price_remedies
+from convscope.budget.work import measure_speed
 from convscope.config import STACK, DataConfig, ModelConfig, RunConfig, TrainConfig
 from convscope.data import DATASETS, load_images
 from convscope.data.batches import Preprocessing
 from convscope.data.image_set import ImageSet
-from convscope.device import (
-    choose_device,
-    configure_threads,
-)
+from convscope.device import autocast_dtype, choose_device, configure_threads, memory_in_use_bytes
 from convscope.errors import DataError, ResumeMismatch, UsageError, unknown_name
 from convscope.evaluation.metrics import compute_metrics
 from convscope.export.model_file import export_run
@@ -202,6 +202,8 @@ def budget(
     num_classes: int | None = None,
     frozen: bool = False,
     measure: bool = False,
+    remedies: bool = False,
+    limit_bytes: int | None = None,
     **options: Any,  # noqa: ANN401
 ) -> tuple[Budget, MeasuredMemory | None]:
     """Return what training a network takes, predicted; and measured in another process, where that is asked for.
@@ -209,11 +211,13 @@ def budget(
     Args:
         input_shape, num_classes: None are the network's own.
         frozen: only the last layer learns.
+        remedies: also what each way to take less memory saves and costs.
+        limit_bytes: also the quickest way to train within so much, interpreter and libraries included.
         options: fields of TrainConfig; None is not given.
 
     Raises:
         UsageError: a name or value cannot be meant, a layer cannot take its input, or the network computes with the
-            content of its tensors, so that nothing can be predicted.
+            content of its tensors, so that nothing can be predicted; or nothing fits the limit.
     """
     config = ModelConfig(name=model or (STACK if stack is not None else "auto"), stack=stack)
     spec = None if config.stack is not None else find_model(config.name)
@@ -225,12 +229,27 @@ def budget(
         input_shape = spec.native_shape
     if num_classes is None and spec is not None:
         num_classes = spec.native_classes
-    network = channels_last(build_shapes(config, input_shape, num_classes))
-    if frozen:
-        freeze_all_but_head(network)
+
+    def build(name: str, shape: tuple[int, int, int]) -> nn.Module:
+        chosen = config if name == config.name else ModelConfig(name=name)
+        network = channels_last(build_shapes(chosen, shape, num_classes))
+        if frozen:
+            freeze_all_but_head(network)
+        return network
+
+    network = build(config.name, input_shape)
     try:
         name = config.stack or config.name
         predicted = predict_memory(network, input_shape, batch_size=batch_size, train=train_config, name=name)
+        if remedies or limit_bytes is not None:
+            device = choose_device(train_config.device)
+            speed = measure_speed(device, autocast_dtype(device, wanted=True))
+            subject = Subject(network, input_shape, train_config, device, speed)
+            if remedies:
+                predicted = replace(predicted, remedies=price_remedies(subject, name=config.name, build=build))
+            if limit_bytes is not None:
+                beside = memory_in_use_bytes(device) if device.type == "cpu" else 0
+                predicted = replace(predicted, fit=plan_fit(subject, limit_bytes, beside_bytes=beside))
     except NotTraceable as error:
         raise UsageError(f"the memory of {config.name!r} cannot be predicted: {error}") from error
     measured = None

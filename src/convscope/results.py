@@ -388,6 +388,54 @@ class MeasuredMemory:
 
 
 @dataclass(frozen=True)
+class Remedy:
+    """A way to train with less memory, priced for one network, input, batch and optimizer.
+
+    Args:
+        options: of `convscope train`; "" where it has none for this yet.
+        changes_result: whether another network comes out of it; otherwise the gradient is the same, but for rounding.
+        training_peak_bytes: the most in a step of training with this remedy alone, on one device.
+        saved_bytes: how much less that is.
+        time_factor: time for the same pictures, 1 being without it; estimated. None where nobody can know.
+        note: what to know about it.
+    """
+
+    name: str
+    options: str
+    changes_result: bool
+    training_peak_bytes: int
+    saved_bytes: int
+    time_factor: float | None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The quickest way to train within a limit, with the same pictures between two changes of the weights.
+
+    Args:
+        limit_bytes: for all that the process or device holds.
+        beside_bytes: of it, what is there beside the network: interpreter, libraries, pictures.
+        batch_size: pictures in the network at a time; `accumulate` of them make a step.
+        training_peak_bytes: the most in a step of training, `beside_bytes` not included.
+        time_factor: time for the same pictures, 1 being without the limit; estimated.
+        options: of `convscope train`; "" where nothing has to change.
+        reason: why this one, in a sentence.
+    """
+
+    limit_bytes: int
+    beside_bytes: int
+    batch_size: int
+    accumulate: int
+    checkpoint_activations: bool
+    mixed_precision: bool
+    training_peak_bytes: int
+    time_factor: float
+    options: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Budget:
     """What training a network on batches of one size takes.
 
@@ -396,6 +444,7 @@ class Budget:
         num_trainable: the parameters that learn; the others are frozen.
         macs: multiply-accumulate operations of convolutions and dense layers, for one picture, forward.
         layers: in the order in which they are first used.
+        remedies, fit: where they were asked for.
     """
 
     model: str
@@ -408,6 +457,8 @@ class Budget:
     macs: int
     layers: tuple[LayerCost, ...]
     memory: Memory
+    remedies: tuple[Remedy, ...] = ()
+    fit: Fit | None = None
 
 
 @dataclass(frozen=True)

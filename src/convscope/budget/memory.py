@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -14,14 +14,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convscope.budget.costs import layer_macs
+from convscope.budget.precision import Autocast
 from convscope.budget.trace import OUTSIDE, Allocations, without_content
+from convscope.budget.work import Work
 from convscope.config import TrainConfig
 from convscope.errors import UsageError
+from convscope.models.segments import Checkpointed, checkpoint_activations
 from convscope.results import Budget, LayerCost, Memory
 
 WEIGHTS, BUFFERS, OPTIMIZER = "weights", "buffers", "optimizer"
 INPUT, SAVED, GRADIENTS, WORKSPACE = "input", "saved for backward", "gradients", "workspace"
 DEFAULT_MOMENTUM = 0.9
+REDUCED = torch.bfloat16
+"""The format of mixed precision; float16, which some devices have instead, is as large."""
 
 
 def predict_memory(
@@ -37,26 +42,25 @@ def predict_memory(
 
     Args:
         network: in the memory order it is trained in, on any device, meta included. Parameters that need no gradient
-            are frozen; stages wrapped in checkpoints are traced as such. It is left as it was.
+            are frozen. It is left as it was.
         batch_size: pictures in the network at a time.
-        train: optimizer, momentum, accumulate and label smoothing count; its batch_size does not, nor mixed precision:
-            all is float32.
+        train: optimizer, momentum, accumulate, label smoothing, mixed precision and the checkpointing of activations
+            count; its batch_size does not.
         prepared: pictures that are prepared in one go, of which a batch is a part; None: a batch.
 
     Raises:
-        UsageError: a layer cannot take its input; names it.
+        UsageError: a layer cannot take its input, which is named; or activations are to be checkpointed and the
+            network is not known to be a chain.
         NotTraceable: the network computes with the content of its tensors.
     """
     network = without_content(network)
     prepared = max(batch_size, prepared or 0)
-    weights = _bytes(network.parameters())
-    buffers = _bytes(network.buffers())
-    optimizer = optimizer_slots(train) * _bytes(p for p in network.parameters() if p.requires_grad)
+    held = _held(network, train)
+    weights, buffers, optimizer = held.values()
     fixed = weights + buffers
     one = _trace_prediction(network, input_shape, 1, 1)
     many = _trace_prediction(network, input_shape, batch_size, prepared)
     step = _trace_step(network, input_shape, batch_size, prepared, train)
-    held = {WEIGHTS: weights, BUFFERS: buffers, OPTIMIZER: optimizer}
     saved_by = Counter[str]()
     for allocation in step.saved:
         saved_by[step.memory.owners[allocation]] += step.memory.sizes[allocation]
@@ -86,6 +90,50 @@ def predict_memory(
             peak_parts=held | dict(peak),
         ),
     )
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """What a step of training takes.
+
+    Args:
+        peak_bytes: the most memory, weights, buffers and optimizer included.
+        work: its operations, those of the optimizer aside.
+    """
+
+    peak_bytes: int
+    work: tuple[Work, ...]
+
+
+def predict_step(
+    network: nn.Module, input_shape: tuple[int, int, int], *, batch_size: int, train: TrainConfig
+) -> StepCost:
+    """Return what a step of training takes; arguments and errors are those of `predict_memory`."""
+    network = without_content(network)
+    step = _trace_step(network, input_shape, batch_size, batch_size, train)
+    peak = max(sum(parts.values()) for parts in step.timeline())
+    last = len(step.memory.work) // min(2, train.accumulate)  # with accumulated gradients two batches are traced
+    return StepCost(sum(_held(network, train).values()) + peak, tuple(step.memory.work[-last:]))
+
+
+def cut_into_segments(network: nn.Module, input_shape: tuple[int, ...]) -> Checkpointed:
+    """Return a network without content in the segments that training with checkpointed activations cuts it into.
+
+    Raises:
+        UsageError: the network is not known to be a chain.
+    """
+    with Allocations(()):  # for its quick rules of what a CPU's operations return
+        return checkpoint_activations(network, input_shape)
+
+
+def _held(network: nn.Module, train: TrainConfig) -> dict[str, int]:
+    """Return the bytes that are there before a step begins."""
+    learn = _bytes(p for p in network.parameters() if p.requires_grad)
+    return {
+        WEIGHTS: _bytes(network.parameters()),
+        BUFFERS: _bytes(network.buffers()),
+        OPTIMIZER: optimizer_slots(train) * learn,
+    }
 
 
 def optimizer_slots(train: TrainConfig) -> int:
@@ -154,22 +202,26 @@ def _trace_step(
 ) -> _Step:
     """Trace a step of training; with accumulated gradients the second one, when those of the first are there."""
     memory, calls = Allocations([*network.parameters(), *network.buffers()]), dict[str, _Call]()
-    network.train()
+    forward = cut_into_segments(network, input_shape) if train.checkpoint_activations else network
+    forward.train()
     for _ in range(min(2, train.accumulate)):
+        precision = Autocast(REDUCED) if train.mixed_precision else None
         with memory, _naming_layers(network, input_shape):
             x = _pictures(input_shape, batch_size, prepared)
             labels = torch.empty(batch_size, dtype=torch.int64, device=x.device)
             inputs = memory.numbers([x, labels])
             before = memory.alive()
-            with memory.watching(network), _noting_calls(network, calls, batch_size):
-                logits = network(x)
-            loss = _loss(logits, labels, train)
+            with precision or nullcontext(), memory.watching(network), _noting_calls(network, calls, batch_size):
+                logits = forward(x)
+                loss = _loss(logits, labels, train)
+            if precision is not None:
+                precision.forget()
             saved = memory.alive() - before
-        with memory:
+        with memory, precision or nullcontext():  # what is computed again is computed as it was
             if loss.requires_grad:
-                loss.backward()  # type: ignore[no-untyped-call]
+                torch.autograd.backward(loss)  # not as a method, which would put the mode aside meanwhile
         gradients = memory.numbers(p.grad for p in network.parameters())
-        del x, labels, logits, loss
+        del x, labels, logits, loss, precision
     return _Step(memory, calls, inputs, saved, gradients)
 
 

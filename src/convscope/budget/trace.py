@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from convscope.budget.kernels import KERNELS
+from convscope.budget.work import Work, work_of
 
 OUTSIDE = "(network)"
 """The name for what is allocated outside of all layers: the loss, the gradients, the pictures."""
@@ -40,6 +41,7 @@ class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         changes: all so far, in their order.
         sizes: bytes of each allocation.
         owners: for each allocation, the name of the layer that was running.
+        work: of each operation, in their order.
     """
 
     def __init__(self, given: Iterable[Tensor]) -> None:
@@ -47,6 +49,7 @@ class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.changes: list[Change] = []
         self.sizes: list[int] = []
         self.owners: list[str] = []
+        self.work: list[Work] = []
         self._known: dict[int, tuple[int, weakref.ref[Any]]] = {}
         self._running = [OUTSIDE]
         self._given: set[int] = {id(tensor.untyped_storage()) for tensor in given}
@@ -66,6 +69,7 @@ class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Run one operation, by our own rule for what it allocates where there is one."""
         kernel = KERNELS.get(func)
         result, scratch_bytes = (func(*args, **(kwargs or {})), 0) if kernel is None else kernel(*args)
+        self.work.append(work_of(func, args, result))
         for value in result if isinstance(result, tuple | list) else (result,):
             if isinstance(value, Tensor):
                 self._note(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,9 +12,10 @@ import typer
 from convscope.cli.console import out_console, print_json, print_table, start
 from convscope.cli.options import Json
 from convscope.errors import UsageError
+from convscope.sizes import parse_bytes, size_text
 
 if TYPE_CHECKING:
-    from convscope.results import Budget, MeasuredMemory
+    from convscope.results import Budget, Fit, MeasuredMemory, Remedy
 
 
 def budget(
@@ -27,17 +29,30 @@ def budget(
     optimizer: Annotated[str | None, typer.Option(help="adam, adamw or sgd.")] = None,
     momentum: Annotated[float | None, typer.Option(help="Of SGD; 0 keeps no momentum.")] = None,
     accumulate: Annotated[int | None, typer.Option(help="Batches whose gradients are added up.")] = None,
+    mixed_precision: Annotated[bool, typer.Option("--mixed-precision", help="16 bits where that is enough.")] = False,
+    checkpoint_activations: Annotated[
+        bool, typer.Option("--checkpoint-activations", help="Keep few maps, compute the others again.")
+    ] = False,
     frozen: Annotated[bool, typer.Option("--frozen", help="Only the last layer learns.")] = False,
     measure: Annotated[
         bool, typer.Option("--measure", help="Run a step in a process of its own, and compare.")
     ] = False,
+    remedies: Annotated[bool, typer.Option("--remedies", help="Ways to take less, and what they cost.")] = False,
+    fit: Annotated[str | None, typer.Option(help="The quickest way to train within so much, as 4GiB.")] = None,
     as_json: Json = False,
 ) -> None:
     """Show what a network takes in memory: layer by layer, for predictions and for a step of training."""
     names: list[str | None] = list(models or ())
     if (stack is None) == (not names):
         raise UsageError('name a network or give --stack "conv 8 5x5; relu; linear 10", one of the two')
-    options = {"optimizer": optimizer, "momentum": momentum, "accumulate": accumulate}
+    options = {
+        "optimizer": optimizer,
+        "momentum": momentum,
+        "accumulate": accumulate,
+        "mixed_precision": mixed_precision or None,
+        "checkpoint_activations": checkpoint_activations or None,
+    }
+    limit_bytes = None if fit is None else parse_bytes(fit)
     with start(as_json):
         from convscope import api
 
@@ -50,6 +65,8 @@ def budget(
                 num_classes=num_classes,
                 frozen=frozen,
                 measure=measure,
+                remedies=remedies,
+                limit_bytes=limit_bytes,
                 **options,
             )
             for name in (*names,) or (None,)
@@ -75,7 +92,7 @@ def parse_shape(text: str) -> tuple[int, int, int]:
 
 
 def _to_json(budget: Budget, measured: MeasuredMemory | None) -> dict[str, Any]:
-    tree = asdict(budget)
+    tree = {name: value for name, value in asdict(budget).items() if name not in ("remedies", "fit") or value}
     return tree if measured is None else tree | {"measured": asdict(measured)}
 
 
@@ -113,6 +130,40 @@ def _print_budget(budget: Budget, measured: MeasuredMemory | None) -> None:
     ]
     if measured is not None:
         lines += _comparison(memory.training_peak_bytes, memory.inference_peak_bytes, measured)
+    for name, value in lines:
+        out_console().print(f"{name:28}{value}", highlight=False, markup=False)
+    if budget.remedies:
+        _print_remedies(budget.remedies)
+    if budget.fit is not None:
+        _print_fit(budget.fit)
+
+
+def _print_remedies(remedies: Sequence[Remedy]) -> None:
+    rows = [
+        (
+            remedy.name,
+            megabytes(remedy.training_peak_bytes),
+            megabytes(remedy.saved_bytes),
+            "-" if remedy.time_factor is None else f"x{remedy.time_factor:.2f}",
+            "another" if remedy.changes_result else "the same",
+            remedy.options or "(not yet)",
+        )
+        for remedy in remedies
+    ]
+    print_table(("to take less", "peak MB", "saved MB", "time", "network", "options of train"), rows)
+    for remedy in remedies:
+        if remedy.note:
+            out_console().print(f"{remedy.name}: {remedy.note}", highlight=False, markup=False)
+
+
+def _print_fit(fit: Fit) -> None:
+    lines = [
+        ("limit", size_text(fit.limit_bytes)),
+        ("interpreter and libraries", f"{size_text(fit.beside_bytes)}, measured"),
+        ("a step of training", f"{size_text(fit.training_peak_bytes)}, {fit.batch_size} pictures at a time"),
+        ("options of train", fit.options or "none"),
+        ("why", fit.reason),
+    ]
     for name, value in lines:
         out_console().print(f"{name:28}{value}", highlight=False, markup=False)
 

@@ -182,7 +182,7 @@ class _Recomputed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, segment: nn.Module, x: Tensor, anchor: Tensor) -> Tensor:  # noqa: ANN401
         ctx.segment, ctx.random_state = segment, _random_state(x.device)
-        kind = x.device.type
+        kind = "cpu" if x.is_meta else x.device.type  # tensors without content stand for those of the CPU
         ctx.autocast = (kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind), False)
         ctx.save_for_backward(x)
         with torch.autocast(*ctx.autocast):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from convscope.errors import UsageError, unknown_name
 from convscope.models.blocks import InputShape
@@ -50,7 +52,8 @@ class Frozen(nn.Sequential):
 def find_stages(network: nn.Module, input_shape: InputShape) -> list[Stage]:
     """Return (name, module) of the stages; running them in turn is running the network, which is checked here.
 
-    The modules are the network's own: training a stage trains the network.
+    The modules are the network's own: training a stage trains the network. Of a network without content, on the meta
+    device, the operations are compared instead of the results.
 
     Raises:
         UsageError: the network is not of a kind that is known to be a chain.
@@ -164,12 +167,56 @@ def _is_the_network(network: nn.Module, stages: Sequence[Stage], input_shape: In
     x = x.to(next(network.parameters()).device)
     chain = nn.Sequential(*(stage for _, stage in stages))  # a backbone has a mode of its own
     with evaluation_mode(network), evaluation_mode(chain), torch.inference_mode():
-        expected = network(x)
+        expected: Any = _operations(network, x) if x.is_meta else network(x)
         try:
-            x = chain(x)
+            found: Any = _operations(chain, x) if x.is_meta else chain(x)
         except (RuntimeError, TypeError):  # the attributes have the right names and another meaning
             return False
-        return agree(x, expected)
+        return bool(found == expected) if x.is_meta else agree(found, expected)
+
+
+def _operations(network: nn.Module, x: Tensor) -> list[object]:
+    """Return what is done to x, in its order."""
+    noting = _Operations()
+    with noting:
+        network(x)
+    return noting.done
+
+
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes which operations are done within it, on what; in place or not is all the same."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.done: list[object] = []
+        self._results: list[object] = []  # held, so that no other tensor takes the place of one
+        self._made_by: dict[int, int] = {}
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Say that torch's compiler need not be told to stay away: telling it imports it, which takes a second."""
+        return False
+
+    def __torch_dispatch__(
+        self,
+        func: Any,  # noqa: ANN401
+        types: Any,  # noqa: ANN401
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        """Run one operation and note its name, its arguments, and by which operations those were made."""
+        name = func.name().partition(".")[0].removesuffix("_")
+        self.done.append((name, self._described(args), self._described(tuple((kwargs or {}).items()))))
+        result = func(*args, **(kwargs or {}))
+        for value in result if isinstance(result, tuple | list) else (result,):
+            self._made_by[id(value)] = len(self.done)
+        self._results.append(result)
+        return result
+
+    def _described(self, value: Any) -> object:  # noqa: ANN401
+        if isinstance(value, tuple | list):
+            return tuple(map(self._described, value))
+        return ("made by", self._made_by.get(id(value), id(value))) if isinstance(value, Tensor) else value
 
 
 def _fits(name: str, wanted: str) -> bool:
