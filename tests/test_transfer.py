@@ -14,10 +14,12 @@ from convscope.data.batches import channel_statistics, make_preprocessing
 from convscope.data.image_set import ImageSet
 from convscope.data.splits import Splits
 from convscope.errors import Interrupted, UsageError
+from convscope.evaluation.forward import Floats, Forward, torch_forward
+from convscope.export.forward import fastest_forward
 from convscope.models import build_model
 from convscope.models.stages import Frozen, find_freezable, split_stages
 from convscope.results import ignore_progress
-from convscope.training.features import Forward, extract_features, torch_forward
+from convscope.training.features import extract_features
 from convscope.training.transfer import Sources, train_transfer
 from tests.conftest import make_image_set
 
@@ -36,19 +38,17 @@ def new_network() -> nn.Sequential:
 class Counter:
     """Counts the pictures that go through the frozen part."""
 
-    def __init__(self) -> None:
-        self.pictures = 0
+    def __init__(self, engine: str = "counted") -> None:
+        self.pictures, self.engine = 0, engine
 
     def forward_of(self, module: nn.Module) -> Forward:
         forward = torch_forward(module, CPU)
 
-        def counted(
-            x: np.ndarray[tuple[int, ...], np.dtype[np.float32]],
-        ) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+        def counted(x: Floats) -> Floats:
             self.pictures += len(x)
-            return forward(x)
+            return forward.run(x)
 
-        return counted
+        return Forward(counted, self.engine)
 
 
 def sources(cache: Path | None, counter: Counter | None = None) -> Sources:
@@ -104,6 +104,9 @@ def test_features_are_computed_once_and_again_when_anything_changes(tmp_path: Pa
     assert counter.pictures == 240
     fit(new_network(), given, TrainConfig(freeze=True, augment=("flip",), views=2), tmp_path / "d")
     assert counter.pictures == 240 + 2 * 70
+    another = Counter("another engine")
+    fit(new_network(), sources(tmp_path / "cache", another), config, tmp_path / "e")
+    assert another.pictures == 120
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
@@ -133,6 +136,27 @@ def test_views_differ_and_depend_on_nothing_but_their_words() -> None:
     everything, some = np.arange(120), np.array([3, 50, 77])
     assert not torch.equal(view(0, everything), view(1, everything))
     assert torch.allclose(view(0, everything)[some], view(0, some), atol=1e-6)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("stages", [5, 9])
+def test_the_fastest_engine_gives_what_torch_gives(stages: int, threads: int) -> None:
+    part = new_network()[:stages]
+    fast, plain = fastest_forward(part, CPU, threads=threads), torch_forward(part, CPU)
+    assert "onnxruntime" in fast.engine
+    x = np.random.default_rng(0).normal(size=(150, 1, 8, 8)).astype(np.float32)
+    for n in (150, 1):  # more than a thread takes at a time, and fewer than there are threads
+        assert np.allclose(fast.run(x[:n]), plain.run(x[:n]), atol=1e-5)
+
+
+def test_what_has_no_onnx_form_runs_by_torch() -> None:
+    class Sorted(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.linalg.svdvals(x)
+
+    x = np.random.default_rng(0).normal(size=(3, 1, 8, 8)).astype(np.float32)
+    expected = np.linalg.svd(x, compute_uv=False)
+    assert np.allclose(fastest_forward(Sorted(), CPU).run(x), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("augment", [(), ("flip",)])

@@ -143,8 +143,12 @@ def predict_entries(
             for entry, item in zip(batch, found, strict=True)
         ]
 
-    batch_size = min(MAX_BATCH, max(1, BATCH_BYTES // picture_bytes))
-    return map_entries(entries, answer, batch_size=batch_size, threads=threads)
+    return map_entries(entries, answer, batch_size=rows_at_once(picture_bytes), threads=threads)
+
+
+def rows_at_once(input_bytes: int) -> int:
+    """Return how many inputs of this size as float32 a thread runs at a time."""
+    return min(MAX_BATCH, max(1, BATCH_BYTES // input_bytes))
 
 
 def threads_for(pictures: int | None) -> tuple[int, int]:

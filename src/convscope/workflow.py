@@ -36,6 +36,7 @@ from convscope.evaluation.calibration import calibrate
 from convscope.evaluation.metrics import compute_metrics, make_predictions
 from convscope.evaluation.predict import predict_logits
 from convscope.evaluation.records import PREDICTION_COLUMNS, mistake_rows, prediction_rows, result_to_json
+from convscope.export.forward import fastest_forward
 from convscope.export.model_file import write_certified
 from convscope.export.unknown import choose_rule
 from convscope.inspection.inside import inside_panels
@@ -57,7 +58,6 @@ from convscope.runs import (
     write_json,
     write_thumbnails,
 )
-from convscope.training.features import torch_forward
 from convscope.training.head import class_weights
 from convscope.training.interrupts import stop_on_signals
 from convscope.training.loop import TrainingData, TrainResult
@@ -284,7 +284,7 @@ def _train(
                 splits=splits,
                 preprocessing=preprocessing,
                 device=device,
-                forward_of=lambda module: torch_forward(module, device),
+                forward_of=lambda module: fastest_forward(module, device, threads=config.train.threads),
                 cache=cache_folder("features", otherwise="train with --no-freeze"),
             )
             together = np.concatenate(evaluated)

@@ -14,25 +14,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from convscope.data.batches import Preprocessing
+from convscope.evaluation.forward import Forward
 from convscope.results import OnProgress, Progress
 
 BATCH_SIZE = 32
 """Pictures that go through the frozen part at once; larger batches are not faster on a CPU and take more memory."""
-
-Forward = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""Runs the frozen part: the network's input, float32 [B, C, H, W], to its output, float32 [B, ...]."""
-
-
-def torch_forward(module: nn.Module, device: torch.device) -> Forward:
-    """Return the frozen part as torch runs it, in evaluation mode."""
-
-    def forward(x: NDArray[np.float32]) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            order = torch.channels_last if x.ndim == 4 else torch.preserve_format
-            return np.asarray(module(torch.from_numpy(x).to(device, memory_format=order)).float().cpu().numpy())
-
-    module.eval()
-    return forward
 
 
 def extract_features(
@@ -63,7 +49,7 @@ def extract_features(
         batch = torch.from_numpy(indices[start : start + BATCH_SIZE])
         chosen = torch.from_numpy(np.ascontiguousarray(pictures[batch.numpy()]))
         x = preprocessing.apply_augmented(chosen, augment, batch, *words) if augment else preprocessing.apply(chosen)
-        values = forward(x.contiguous().numpy())
+        values = forward.run(x.contiguous().numpy())
         if out is None:
             out = np.empty((len(indices), *values.shape[1:]), np.float32)
         out[start : start + len(values)] = values
@@ -76,9 +62,9 @@ def extract_features(
     return out
 
 
-def features_key(module: nn.Module, input_shape: tuple[int, ...], *parts: object) -> str:
-    """Return a name for what a module makes of pictures: it changes with the weights, the layers and all `parts`."""
-    digest = hashlib.sha256(repr((input_shape, str(module), torch.__version__, *parts)).encode())
+def features_key(module: nn.Module, engine: str, input_shape: tuple[int, ...], *parts: object) -> str:
+    """Return a name for what an engine makes of pictures: it changes with weights, layers, engine and all `parts`."""
+    digest = hashlib.sha256(repr((engine, input_shape, str(module), torch.__version__, *parts)).encode())
     for name, value in module.state_dict().items():
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())

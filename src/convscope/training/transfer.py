@@ -19,18 +19,12 @@ from convscope.data.batches import Preprocessing, Resident, ResidentFeatures, ma
 from convscope.data.image_set import ImageSet
 from convscope.data.splits import Splits
 from convscope.errors import Interrupted, UsageError
+from convscope.evaluation.forward import Forward, torch_forward
 from convscope.evaluation.predict import predict_logits
 from convscope.models.stages import Frozen, Stage, dense_head, find_freezable, has_parameters, split_stages
 from convscope.results import EpochRecord, OnProgress
 from convscope.runs import write_history
-from convscope.training.features import (
-    BATCH_SIZE,
-    Forward,
-    extract_features,
-    features_key,
-    features_name,
-    torch_forward,
-)
+from convscope.training.features import BATCH_SIZE, extract_features, features_key, features_name
 from convscope.training.head import Floats, Head, class_weights, cross_entropy, fit_head
 from convscope.training.loop import TrainingData, TrainResult, train
 
@@ -138,7 +132,7 @@ def _head_features(sitting: _Sitting, stages: list[Stage], rest: nn.Sequential, 
 
     def onward(values: Floats) -> Floats:
         starts = range(0, len(values), BATCH_SIZE)
-        return np.concatenate([forward(np.array(values[start : start + BATCH_SIZE])) for start in starts])
+        return np.concatenate([forward.run(np.array(values[start : start + BATCH_SIZE])) for start in starts])
 
     return _Features(onward(cut.plain), cut.rows, tuple(onward(view) for view in cut.views))
 
@@ -233,7 +227,7 @@ def _compute(sitting: _Sitting, frozen: nn.Module) -> _Features:
     """Return the frozen part's output for all pictures in use, and for random views of those of the training part."""
     sources, config = sitting.sources, sitting.config
     forward = sources.forward_of(frozen)
-    key = features_key(frozen, sources.images.shape, sources.images.fingerprint, sources.preprocessing)
+    key = features_key(frozen, forward.engine, sources.images.shape, sources.images.fingerprint, sources.preprocessing)
 
     def extract(indices: NDArray[np.int64], augment: tuple[str, ...] = (), view: int = 0) -> Floats:
         name = features_name(key, indices, *((augment, config.seed, view) if augment else ()))
