@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from convscope.data.augment import AUGMENTATIONS
 from convscope.data.batches import (
+    LARGE_PICTURE,
     Preprocessing,
     channel_statistics,
     make_preprocessing,
@@ -38,6 +41,23 @@ def test_input_is_the_formula(channels: int, normalize: bool) -> None:
     if not normalize:
         assert x.min() >= 0
         assert x.max() <= 1
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_large_pictures_are_read_where_they_lie(channels: int) -> None:
+    """Beyond LARGE_PICTURE values each picture is normalized on its own, out of a data set that nobody may change."""
+    pictures = np.random.default_rng(0).integers(0, 256, (5, 96, 200 // channels * 2, channels), np.uint8)
+    assert pictures[0].size >= LARGE_PICTURE
+    pictures.flags.writeable = False
+    images = replace(make_image_set((2, 3), channels=channels), images=pictures)
+    data = make_resident(images, np.array([3, 0, 3]), CPU)
+    assert np.shares_memory(data.pictures.numpy(), pictures)
+    preprocessing = Preprocessing((0.4, 0.5, 0.6)[:channels], (0.2, 0.3, 0.4)[:channels])
+    mean, std = (np.array(v) for v in (preprocessing.mean, preprocessing.std))
+    expected = ((pictures[[3, 0, 3]] / 255 - mean) / std).transpose(0, 3, 1, 2)
+    x = preprocessing.apply(data.pictures, data.rows)
+    assert np.allclose(x.numpy(), expected, atol=1e-5)
+    assert x.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_a_constant_channel_is_not_divided_by_zero() -> None:

@@ -102,8 +102,8 @@ from convscope.results import ignore_progress
 from convscope.training.loop import TrainingData, train
 torch.set_num_threads(1)
 pictures = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (256, 32, 32, 3), np.uint8))
-data = TrainingData(ResidentPictures(pictures, torch.arange(256) % 2), None, Preprocessing((0.5,) * 3, (0.5,) * 3),
-                    tuple(map(str, range(256))))
+resident = ResidentPictures(pictures, torch.arange(256) % 2, torch.arange(256))
+data = TrainingData(resident, None, Preprocessing((0.5,) * 3, (0.5,) * 3), tuple(map(str, range(256))))
 layers = [nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1), nn.ReLU()]
 network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 2))
 network(torch.zeros(4, 3, 32, 32)).sum().backward()  # libraries take their own memory before the limit is set

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -140,7 +141,7 @@ def test_patience_stops_and_the_best_weights_are_kept(tmp_path: Path) -> None:
     assert wrong is not None
     flipped = TrainingData(  # validation labels that training makes ever more improbable
         data.train,
-        type(wrong)(wrong.pictures, (wrong.labels + 1) % 3),
+        replace(wrong, labels=(wrong.labels + 1) % 3),
         data.preprocessing,
         data.ids,
     )
@@ -151,7 +152,7 @@ def test_patience_stops_and_the_best_weights_are_kept(tmp_path: Path) -> None:
     assert len(losses) == result.best_epoch + 2 < 50
     assert losses[result.best_epoch - 1] == min(losses)  # type: ignore[type-var]
     with torch.no_grad():
-        x = data.preprocessing.apply(wrong.pictures)
+        x = data.preprocessing.apply(wrong.pictures, wrong.rows)
         assert float(F.cross_entropy(network(x), (wrong.labels + 1) % 3)) == pytest.approx(min(losses), abs=1e-6)  # type: ignore[type-var]
 
 

@@ -19,8 +19,8 @@ def predict_logits(model: nn.Module, data: Resident, preprocessing: Preprocessin
     with evaluation_mode(model), torch.inference_mode():
         if isinstance(data, ResidentFeatures):
             return torch.cat([model(batch).float() for batch in torch.split(data.values[0], batch_size)])
-        batches = torch.split(data.pictures, batch_size)
-        return torch.cat([model(preprocessing.apply(batch)).float() for batch in batches])
+        batches = torch.split(data.rows, batch_size)
+        return torch.cat([model(preprocessing.apply(data.pictures, rows)).float() for rows in batches])
 
 
 def mean_loss_and_accuracy(model: nn.Module, data: Resident, preprocessing: Preprocessing) -> tuple[float, float]:

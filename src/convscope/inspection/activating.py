@@ -67,9 +67,9 @@ def channel_excitement(subject: Subject, call: Call, indices: NDArray[np.int64])
     found = []
     with evaluation_mode(network), torch.no_grad():
         for start in range(0, len(indices), BATCH_SIZE):
-            pictures = make_resident(images, indices[start : start + BATCH_SIZE], subject.device).pictures
+            data = make_resident(images, indices[start : start + BATCH_SIZE], subject.device)
             with recorded_calls(network, only=call.module) as calls:
-                network(subject.preprocessing.apply(pictures))
+                network(subject.preprocessing.apply(data.pictures, data.rows))
             found.append(_excitement(find_call(calls, call.name).output))
     return np.concatenate(found)
 

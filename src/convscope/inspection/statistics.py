@@ -49,7 +49,7 @@ def _batch(subject: Subject) -> tuple[torch.Tensor, torch.Tensor, str]:
     chosen = indices[permutation(len(indices), "statistics")[:number]]
     data = make_resident(subject.evidence.images, chosen, subject.device)
     return (
-        subject.preprocessing.apply(data.pictures),
+        subject.preprocessing.apply(data.pictures, data.rows),
         data.labels,
         f"{number} pictures of the {subject.evidence.part} part",
     )

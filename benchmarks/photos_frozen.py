@@ -1,0 +1,115 @@
+"""P6: from an archive of photos to an evaluated classifier, frozen backbone, against five epochs in fastai, in turn.
+
+What was measured is kept in a file, so that a long benchmark can be measured in pieces on a machine that is shared;
+the table is drawn from all of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from harness import convscope, mean_and_deviation, run_process, summarize, write_results
+
+EPOCHS = 5
+"""Of the peer; one is measured."""
+
+
+def classify(archive: Path, place: Path, split: int) -> dict[str, Any]:
+    """Return what a first run on one split took and reached, and another head on the features it left."""
+    os.environ["XDG_CACHE_HOME"] = str(place / f"cache-{split}")
+    train = convscope("train", archive, "--model", "efficientnet_lite0", "--pretrained", "--split-seed", str(split))
+    first, seconds = run_process([*train, "--out", str(place / f"first-{split}"), "--json"])
+    more = ("--class-weights", "balanced", "--out", str(place / f"second-{split}"), "--json")
+    second, second_seconds = run_process([*train, *more])
+    return {
+        "accuracy": first["accuracy"]["value"],
+        "seconds": seconds,
+        "second_head_seconds": second["train_seconds"],
+        "second_seconds": second_seconds,
+        "second_accuracy": second["accuracy"]["value"],
+    }
+
+
+def fine_tune(python: Path, archive: Path, place: Path, split: int, share: float) -> dict[str, Any]:
+    """Return what an epoch of the peer took on a share of the pictures, in the parts of our run on this split."""
+    folder = place / "photos"
+    if not folder.exists():
+        with zipfile.ZipFile(archive) as file:
+            file.extractall(folder)
+    script = str(Path(__file__).parent / "peers" / "fastai_frozen.py")
+    parts = str(place / f"first-{split}" / "split.csv")
+    command = [str(python), script, str(folder), parts, "--epochs", "1", "--share", str(share), "--seed", str(split)]
+    return run_process(command)[0] | {"share": share}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("archive", type=Path, help="zip of class folders")
+    parser.add_argument("--name", default="photos_frozen", help="of the result files")
+    parser.add_argument("--splits", type=int, nargs="*", default=range(5))
+    parser.add_argument("--fastai", type=Path, help="a Python that has fastai as well; without it no peer is measured")
+    parser.add_argument("--share", type=float, default=1.0, help="of the pictures that the peer's epoch is measured on")
+    parser.add_argument("--measured", type=Path, required=True, help="JSON file that keeps what was measured")
+    options = parser.parse_args()
+    kept = options.measured
+    measured: dict[str, list[dict[str, Any]]] = (
+        json.loads(kept.read_text()) if kept.exists() else {"convscope": [], "fastai": []}
+    )
+    with tempfile.TemporaryDirectory() as name:
+        for split in options.splits:
+            measured["convscope"].append(classify(options.archive, Path(name), split) | {"split": split})
+            print(measured["convscope"][-1], file=sys.stderr, flush=True)
+            kept.write_text(json.dumps(measured))
+            if options.fastai:
+                measured["fastai"].append(fine_tune(options.fastai, options.archive, Path(name), split, options.share))
+                print(measured["fastai"][-1], file=sys.stderr, flush=True)
+                kept.write_text(json.dumps(measured))
+    _write(options.name, options.archive.name, measured)
+
+
+def _write(name: str, archive: str, measured: dict[str, list[dict[str, Any]]]) -> None:
+    ours, theirs = measured["convscope"], measured["fastai"]
+    first = [run["seconds"] for run in ours]
+    rows = [
+        ["convscope, from the archive", _seconds(first), "", mean_and_deviation([run["accuracy"] for run in ours])],
+        [
+            "another head, features kept",
+            _seconds([run["second_seconds"] for run in ours]),
+            _seconds([run["second_head_seconds"] for run in ours]),
+            mean_and_deviation([run["second_accuracy"] for run in ours]),
+        ],
+    ]
+    if theirs:
+        epoch = [run["epoch_seconds"] / run["share"] for run in theirs]
+        rows.append(["fastai, an epoch", _seconds(epoch), "", ""])
+        ratio = EPOCHS * summarize(epoch)["median"] / summarize(first)["median"]
+        rows.append([f"{EPOCHS} such epochs against convscope", f"{ratio:.0f}x", "", ""])
+    shares = sorted({run["share"] for run in theirs})
+    write_results(
+        name,
+        f"{archive}: a frozen EfficientNet-Lite0 and a head, for {len(ours)} splits",
+        "Whole processes, imports, decoding, export to ONNX, its check and the report included, with an empty cache; "
+        "then once more with other class weights, where decoded pictures and features are kept: the whole process, and "
+        "of it loading the features and fitting the head. fastai: the same weights frozen, its own head, batches of "
+        f"64, an epoch with validation and without imports, on the share {shares} of the pictures, divided by it. "
+        "Seconds: median (range); accuracy on the test part, mean ± deviation over the splits.",
+        ("what", "seconds", "of it the head", "accuracy"),
+        rows,
+        {"measured": measured},
+    )
+
+
+def _seconds(values: list[float]) -> str:
+    found = summarize(values)
+    return f"{found['median']:.1f} s ({found['min']:.1f} to {found['max']:.1f}), n {found['n']}"
+
+
+if __name__ == "__main__":
+    main()
