@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +27,18 @@ def reference() -> Path:
     if not REFERENCE.is_dir():
         pytest.skip("no reference data (shared/data beside the checkout)")
     return REFERENCE
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    program = shutil.which("chromium")
+    if program is None:
+        pytest.skip("no chromium on this machine: `apt-get install chromium`")
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: `pip install playwright`")
+    with api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
 
 
 def make_image_set(

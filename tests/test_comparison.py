@@ -26,18 +26,26 @@ N = 400
 
 
 def write_run(
-    folder: Path, right: np.ndarray, *, model: str = "mlp", seed: int = 0, split: str = "ab", **train: object
+    folder: Path,
+    right: np.ndarray,
+    *,
+    model: str = "mlp",
+    stack: str | None = None,
+    seed: int = 0,
+    split: str = "ab",
+    macs: int = 10**6,
+    **train: object,
 ) -> Path:
     """Write the files of a finished run that gets `right` pictures right; what it says of the others is "other"."""
     folder.mkdir(parents=True)
     config = RunConfig(
         data=DataConfig(source="made"),
-        model=ModelConfig(name=model),
+        model=ModelConfig(name=model, stack=stack),
         train=TrainConfig(seed=seed, **train),  # type: ignore[arg-type]
     )
     write_json(folder / "run.json", {"config": config_to_json(config), "data": {"fingerprint": "00"}})
     accuracy = accuracy_of(correct=int(right.sum()), n=len(right))
-    results = {"data": "made", "part": "test", "split_sha256": split, "num_params": 1000, "macs": 10**6}
+    results = {"data": "made", "part": "test", "split_sha256": split, "num_params": 1000, "macs": macs}
     results |= {"train_seconds": 2.0 + seed, "peak_memory_bytes": 10**8, "accuracy": accuracy.__dict__}
     write_json(folder / "results.json", results)
     rows = [(f"{i}.png", "it", "it" if hit else "other", 0.5, 0.5, 0.7) for i, hit in enumerate(right)]
@@ -229,8 +237,8 @@ def test_a_comparison_trains_what_is_missing(folder: Path, capsys: pytest.Captur
     assert (runs[0] / "history.jsonl").read_bytes() == history
     assert (runs[0] / "predictions.csv").read_bytes() == predictions
     tree = json.loads(out)
-    assert tree["comparison"] == str(folder)
-    assert {key: value for key, value in tree.items() if key != "comparison"} == read_json(folder / "comparison.json")
+    assert (tree.pop("comparison"), tree.pop("page")) == (str(folder), str(folder / "comparison.html"))
+    assert tree == read_json(folder / "comparison.json")
     assert [model["n_seeds"] for model in tree["models"]] == [2, 2]
     assert tree["pairs"][0]["verdict"] == "auto lr=0.01"
     assert "auto lr=0.01 seed 0  accuracy" in err
@@ -246,6 +254,8 @@ def test_finished_runs_are_compared_as_they_are(
     assert code == 0, err
     assert "auto lr=0.01 is better than auto lr=1e-05" in out
     (written,) = (tmp_path / "runs").iterdir()
+    assert out.splitlines()[-1] == str(written.relative_to(tmp_path) / "comparison.html")
+    assert (written / "comparison.html").read_text().count("<img") >= 5
     with (written / "comparison.csv").open() as file:
         table = list(csv.DictReader(file))
     assert [row["model"] for row in table] == [m["model"] for m in read_json(written / "comparison.json")["models"]]

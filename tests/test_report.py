@@ -7,8 +7,6 @@ import hashlib
 import io
 import json
 import re
-import shutil
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -39,6 +37,7 @@ from convscope.runs import (
     write_json,
     write_thumbnails,
 )
+from tests.pages import open_page
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -555,27 +554,6 @@ def test_photos_are_made_smaller_and_keep_their_proportions() -> None:
 # ---------------------------------------------------------------- in a browser
 
 
-UNTIL_DRAWN = """() => new Promise((done, fail) => {
-  const drawn = place => Bokeh.index[place.dataset.rootId]?.has_finished();
-  const places = [...document.querySelectorAll('[data-root-id]')];
-  const look = () => places.every(drawn) ? done() : requestAnimationFrame(look);
-  setTimeout(() => fail('the charts were not drawn within 20 s'), 20000);
-  look();
-})"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    program = shutil.which("chromium")
-    if program is None:
-        pytest.skip("no chromium on this machine: `apt-get install chromium`")
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: `pip install playwright`")
-    with api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
-
-
 def hover_values(page: Any, place: str, *, start: tuple[float, float], end: tuple[float, float]) -> set[str]:  # noqa: ANN401
     """Return what the tooltips say while the mouse crosses a chart, from one fraction of its size to another."""
     chart = page.locator(place)
@@ -596,15 +574,8 @@ def test_browser_draws_the_page_without_network_errors_or_overflow(
     hostile_page: tuple[Page, str],
     width: int,
 ) -> None:
-    page = browser.new_page(viewport={"width": width, "height": 800})
-    problems: list[str] = []
-    requests: list[str] = []
-    page.on("console", lambda message: problems.append(message.text) if message.type in {"error", "warning"} else None)
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("request", lambda request: requests.append(request.url))
-    report = hostile.folder / "report.html"
-    page.goto(report.as_uri())
-    page.evaluate(UNTIL_DRAWN)
+    opened = open_page(browser, hostile.folder / "report.html", width)
+    page = opened.page
     assert page.locator("canvas").count() >= 3
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.evaluate("Array.from(document.images).every(i => i.alt && i.complete && i.naturalWidth > 0)")
@@ -616,22 +587,17 @@ def test_browser_draws_the_page_without_network_errors_or_overflow(
     assert page.locator("main script, .bk-tooltip-content img, .bk-tooltip-content script").count() == 0
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.title() == "lenet5 on digits – convscope report"
-    assert problems == []
-    assert [url for url in requests if not url.startswith(("data:", report.as_uri()))] == []
+    assert (opened.problems, opened.requests) == ([], [])
     page.close()
 
 
 @pytest.mark.parametrize("k", [2, 100])
 def test_browser_draws_few_and_many_classes(browser: Any, tmp_path: Path, k: int) -> None:  # noqa: ANN401
     made = make_run(tmp_path / "run", class_names=tuple(f"kind {i}" for i in range(k)), n_test=600, epochs=1)
-    page = browser.new_page(viewport={"width": 390, "height": 800})
-    problems: list[str] = []
-    page.on("console", lambda message: problems.append(message.text) if message.type in {"error", "warning"} else None)
-    page.goto(build_report(made.folder).as_uri())
-    page.evaluate(UNTIL_DRAWN)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    assert problems == []
-    page.close()
+    opened = open_page(browser, build_report(made.folder), 390)
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert opened.problems == []
+    opened.page.close()
 
 
 def test_lines_with_gaps_and_tex_in_their_names_can_be_drawn() -> None:

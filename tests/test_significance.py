@@ -150,6 +150,14 @@ def test_no_disagreement_is_no_certainty() -> None:
     assert few.p_value > LEVEL
 
 
+def test_degrees_of_freedom_are_those_of_welch_where_pictures_add_nothing() -> None:
+    random = np.random.default_rng(0)
+    a, b = random.normal(size=3), 4 * random.normal(size=5)
+    raw = tuple((float(values.var(ddof=1)) / len(values), len(values) - 1) for values in (a, b))
+    variances = Variances(0.0, 0.0, raw[0][0] + raw[1][0], raw)
+    assert variances.degrees_of_freedom == pytest.approx(ttest_ind(a, b, equal_var=False).df)
+
+
 def test_mcnemar_is_statsmodels_exact_one() -> None:
     random = np.random.default_rng(0)
     for _ in range(20):

@@ -606,6 +606,29 @@ class Curves:
 
 
 @dataclass(frozen=True)
+class Point:
+    """One named point of a chart, with the interval of its y; `marked` ones are joined by a line."""
+
+    name: str
+    x: float
+    y: float
+    low: float
+    high: float
+    marked: bool
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """Points on two axes, whose labels carry their unit; `mark` says what the marked ones are."""
+
+    title: str
+    x_label: str
+    y_label: str
+    points: tuple[Point, ...]
+    mark: str
+
+
+@dataclass(frozen=True)
 class Matrix:
     """A table of counts with named rows and columns, values int64 [rows, columns]."""
 
@@ -657,4 +680,4 @@ class Heat:
     captions: tuple[str, ...]
 
 
-Panel = ImageGrid | Curves | Matrix | Table | Maps | Heat
+Panel = ImageGrid | Curves | Scatter | Matrix | Table | Maps | Heat

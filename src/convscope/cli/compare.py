@@ -29,6 +29,7 @@ def compare(
     """Compare networks on the same pictures and say whether the difference is real; train what is missing."""
     with start(as_json) as on_progress:
         from convscope.comparison.compare import comparison_to_json
+        from convscope.report.comparison import PAGE
         from convscope.series.compare import compare as compare_
 
         comparison, folder = compare_(
@@ -41,8 +42,9 @@ def compare(
             on_progress=on_progress,
             **options,
         )
+    page = str(folder / PAGE)
     if as_json:
-        print_json(comparison_to_json(comparison) | {"comparison": str(folder)})
+        print_json(comparison_to_json(comparison) | {"comparison": str(folder), "page": page})
         return
     print_table(
         ("model", "accuracy", "95 % interval", "std", "seeds", "parameters", "MACs", "train s"),
@@ -62,4 +64,4 @@ def compare(
     )
     for pair in comparison.pairs:
         out_console().print(pair.sentence, highlight=False, markup=False)
-    out_console().print(str(folder), highlight=False, markup=False)
+    out_console().print(page, highlight=False, markup=False)

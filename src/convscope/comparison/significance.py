@@ -59,7 +59,7 @@ class Variances:
 
     @property
     def degrees_of_freedom(self) -> float:
-        """Return Satterthwaite's: few, where few seeds are most of what is uncertain."""
+        """Return Satterthwaite's, as in Welch's t test: few, where few seeds are most of what is uncertain."""
         loss = sum(variance**2 / freedom for variance, freedom in self.raw if freedom)
         return self.total**2 / loss if loss else inf
 
@@ -89,10 +89,9 @@ def compare_right(a: Right, b: Right, *, draws: int = DRAWS, seed: int = 0) -> D
     With one run of each the seeds' share is unknown: the interval is over pictures alone and the p value McNemar's.
     With one run of one network its seeds are taken to vary as the other's do.
 
-    Source: A. B. Owen, Annals of Applied Statistics 1 (2007) 386-411, for the bootstrap of crossed data; B. D. Gallas
-    et al., Communications in Statistics 38 (2009) 2586-2603, and S. L. Hillis, Statistics in Medicine 26 (2007)
-    596-619, for the components and degrees of freedom, there of readers and cases; A. Agresti and Y. Min, Statistics
-    in Medicine 24 (2005) 729-740, for the added pictures.
+    Source: the degrees of freedom are those of Welch's t test where pictures add nothing. A. Agresti and Y. Min,
+    Statistics in Medicine 24 (2005) 729-740, add half a picture to all four kinds, those on which both agree included.
+    That the rest errs no more often than it says is shown by simulation, in the tests.
     """
     value = float(b.mean() - a.mean())
     variances = split_variance(a, b)
@@ -178,7 +177,7 @@ def mcnemar_of_runs(a: Right, b: Right, seeds_a: Sequence[int], seeds_b: Sequenc
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return p values adjusted for being the smallest of several.
 
-    Source: S. Holm, Scandinavian Journal of Statistics 6 (1979) 65-70.
+    Source: Holm's step-down correction, as statsmodels' `multipletests(method="holm")` computes it.
     """
     order, adjusted, least = np.argsort(p_values, kind="stable"), [0.0] * len(p_values), 0.0
     for rank, index in enumerate(order):

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from bokeh.models import (
     BasicTicker,
+    BasicTickFormatter,
     ColumnDataSource,
     FixedTicker,
     HoverTool,
@@ -28,8 +29,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from convscope.report.colours import png_uri
-from convscope.report.text import UNKNOWN, name_text, percent_text, printable, shorten
-from convscope.results import Curves, Matrix, Table
+from convscope.report.text import MAX_NAME_LENGTH, UNKNOWN, name_text, percent_text, printable, shorten
+from convscope.results import Curves, Matrix, Point, Scatter, Table
 
 MAX_WRITTEN_CLASSES = 15
 """Up to here the counts stand in the cells of a matrix; above they would be too small to read."""
@@ -49,8 +50,16 @@ LINE_STYLES = (
     ("#b8480f", "dashed", "square"),
     ("#2a7d4f", "dotted", "triangle"),
     ("#7a3f98", "dotdash", "diamond"),
+    ("#8a6d00", "dashdot", "inverted_triangle"),
+    ("#00718f", "solid", "square_pin"),
+    ("#b0306a", "dashed", "hex"),
+    ("#555555", "dotted", "star"),
 )
-"""Colour, dash and marker of each line: lines differ even without colour."""
+"""Colour, dash and marker of each line or point: they differ even without colour."""
+LEGEND_PX = 300
+"""Width in which the names of a legend have to fit to stand in one row; a phone's, less the axis."""
+LOG_SPAN = 20
+"""Where the largest x is more than so many times the smallest, the axis is logarithmic."""
 
 
 def encode_png(image: NDArray[np.uint8]) -> str:
@@ -69,16 +78,14 @@ def draw_curves(curves: Curves) -> figure:
     chart.x_range = _padded_range([x for line in curves.lines for x in line.x], least_padding=0.5)
     chart.y_range = _padded_range([y for line in curves.lines for y in line.y if y is not None], least_padding=0.01)
     chart.xaxis.ticker = BasicTicker(min_interval=1, num_minor_ticks=0, mantissas=[1, 2, 5])
-    items: list[LegendItem] = []
+    items: list[tuple[str, list[GlyphRenderer[Any]]]] = []
     for i, line in enumerate(curves.lines):
         color, dash, marker = LINE_STYLES[i % len(LINE_STYLES)]
         source = ColumnDataSource({"x": line.x, "y": [nan if y is None else y for y in line.y]})
         stroke = chart.line("x", "y", source=source, line_color=color, line_dash=dash, line_width=2)
         dots = chart.scatter("x", "y", source=source, marker=marker, size=6, color=color)
-        both: list[GlyphRenderer[Any]] = [stroke, dots]
-        items.append(LegendItem(label={"value": printable(line.name)}, renderers=both))
-    legend = Legend(items=items, orientation="horizontal", border_line_color=None, label_text_font_size=TEXT_SIZE)
-    chart.add_layout(legend, "above")
+        items.append((line.name, [stroke, dots]))
+    _add_legend(chart, items)
     _add_curves_hover(chart, curves)
     return chart
 
@@ -106,7 +113,8 @@ def _add_curves_hover(chart: figure, curves: Curves) -> None:
         for x, y in zip(line.x, line.y, strict=True):
             if y is not None and (isnan(tops[x]) or y > tops[x]):
                 tops[x] = y
-    hover, tooltips = _hover_columns([(name, [row[i] for row in table.rows]) for i, name in enumerate(table.columns)])
+    columns = [(name_text(name), [row[i] for row in table.rows]) for i, name in enumerate(table.columns)]
+    hover, tooltips = _hover_columns(columns)
     source = ColumnDataSource({"x": xs, "y": [tops[x] for x in xs], **hover})
     targets: list[DataRenderer] = [chart.line("x", "y", source=source, line_alpha=0)]
     if len(xs) == 1:  # a line of one point has nothing to hit
@@ -123,6 +131,60 @@ def _padded_range(values: Sequence[float], *, least_padding: float) -> Range1d:
     low, high = min(values, default=0.0), max(values, default=1.0)
     padding = max(0.06 * (high - low), least_padding)
     return Range1d(start=max(0.0, low - padding) if low >= 0 else low - padding, end=high + padding)
+
+
+# ---------------------------------------------------------------- points
+
+
+def draw_scatter(scatter: Scatter) -> figure:
+    """Return the chart of some points with their intervals, the marked ones joined by steps."""
+    points, xs = scatter.points, [point.x for point in scatter.points]
+    logarithmic = min(xs) > 0 and max(xs) > LOG_SPAN * min(xs)
+    chart = _empty_chart(scatter.x_label, scatter.y_label, height=340, x_axis_type="log" if logarithmic else "linear")
+    chart.xaxis.formatter = BasicTickFormatter(use_scientific=False)
+    ends = [end for point in points for end in (point.low, point.high)]
+    chart.y_range = _padded_range(ends, least_padding=0.05)
+    chart.x_range = (
+        Range1d(start=min(xs) / 1.5, end=max(xs) * 1.5)
+        if logarithmic
+        else _padded_range([0.0, *xs], least_padding=0.05 * max(xs))
+    )
+    front = sorted((point.x, point.y) for point in points if point.marked)
+    steps = chart.step(*zip(*front, strict=True), mode="after", line_color="#888888", line_dash="dotted", line_width=2)
+    items: list[tuple[str, list[GlyphRenderer[Any]]]] = [(scatter.mark, [steps])]
+    for i, point in enumerate(points):
+        color, _, marker = LINE_STYLES[i % len(LINE_STYLES)]
+        hover, tooltips = _hover_columns(
+            [
+                ("", [name_text(point.name)]),
+                (scatter.y_label, [_point_text(point)]),
+                (scatter.x_label, [f"{point.x:.4g}"]),
+                *([("", [scatter.mark])] if point.marked else []),
+            ]
+        )
+        source = ColumnDataSource({"x": [point.x], "y": [point.y], "low": [point.low], "high": [point.high], **hover})
+        bar = chart.segment("x", "low", "x", "high", source=source, line_color=color, line_width=1.5)
+        fill = color if point.marked else PAPER
+        dot = chart.scatter("x", "y", source=source, marker=marker, size=11, color=color, fill_color=fill, line_width=2)
+        chart.add_tools(HoverTool(renderers=[dot], tooltips=tooltips))
+        items.append((point.name, [bar, dot]))
+    _add_legend(chart, items)
+    return chart
+
+
+def scatter_table(scatter: Scatter) -> Table:
+    """Return the numbers of the chart, the cheapest point first."""
+    rows = [
+        (point.name, f"{point.x:.4g}", _point_text(point), "yes" if point.marked else "no")
+        for point in sorted(scatter.points, key=lambda point: (point.x, -point.y))
+    ]
+    return Table(
+        f"{scatter.title} in numbers", ("Network", scatter.x_label, scatter.y_label, scatter.mark), tuple(rows)
+    )
+
+
+def _point_text(point: Point) -> str:
+    return f"{point.y:.2f} ({point.low:.2f} to {point.high:.2f})"
 
 
 # ---------------------------------------------------------------- matrix
@@ -212,9 +274,16 @@ def _text_px(text: str) -> int:
 
 
 def _empty_chart(
-    x_label: str, y_label: str, *, height: int, sizing_mode: Literal["stretch_width", "scale_width"] = "stretch_width"
+    x_label: str,
+    y_label: str,
+    *,
+    height: int,
+    sizing_mode: Literal["stretch_width", "scale_width"] = "stretch_width",
+    x_axis_type: Literal["linear", "log"] = "linear",
 ) -> figure:
-    chart = figure(width=600, height=height, sizing_mode=sizing_mode, tools="", toolbar_location=None)
+    chart = figure(
+        width=600, height=height, sizing_mode=sizing_mode, x_axis_type=x_axis_type, tools="", toolbar_location=None
+    )
     chart.outline_line_color = FAINT
     chart.grid.grid_line_color = "#eeeeee"
     for axis, label in ((chart.xaxis, x_label), (chart.yaxis, y_label)):
@@ -227,6 +296,23 @@ def _empty_chart(
     return chart
 
 
+def _add_legend(chart: figure, items: Sequence[tuple[str, list[GlyphRenderer[Any]]]]) -> None:
+    """Name what is drawn, above it: in a row where a phone has room for all names, else in a column."""
+    names = [shorten(printable(name), MAX_NAME_LENGTH) for name, _ in items]
+    in_a_row = sum(40 + 7 * len(name) for name in names) <= LEGEND_PX
+    legend = Legend(
+        items=[
+            LegendItem(label={"value": name}, renderers=drawn) for name, (_, drawn) in zip(names, items, strict=True)
+        ],
+        orientation="horizontal" if in_a_row else "vertical",
+        border_line_color=None,
+        label_text_font_size=TEXT_SIZE,
+    )
+    if not in_a_row:
+        chart.height = (chart.height or 0) + 20 * (len(items) - 1)
+    chart.add_layout(legend, "above")
+
+
 def _hover_columns(values: Sequence[tuple[str, Sequence[str]]]) -> tuple[dict[str, list[str]], Tooltips]:
     """Return data columns that hold the lines of a tooltip, and the tooltip that shows just these.
 
@@ -234,7 +320,7 @@ def _hover_columns(values: Sequence[tuple[str, Sequence[str]]]) -> tuple[dict[st
     that BokehJS itself draws are too pale to be read on white.
     """
     columns = {
-        f"hover{i}": [f"{printable(label)}: {printable(text)}" for text in texts]
+        f"hover{i}": [f"{printable(label)}: {printable(text)}" if label else printable(text) for text in texts]
         for i, (label, texts) in enumerate(values)
     }
     return columns, [("", f"@{column}") for column in columns]

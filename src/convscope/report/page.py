@@ -24,7 +24,7 @@ from convscope.report import charts, colours
 from convscope.report.section import RecordedRun, Section, load_recorded_run
 from convscope.report.sections import SECTIONS
 from convscope.report.text import UNKNOWN, accuracy_text, printable
-from convscope.results import Curves, Heat, ImageGrid, Maps, Panel, Table
+from convscope.results import Curves, Heat, ImageGrid, Maps, Panel, Scatter, Table
 from convscope.runs import write_bytes
 
 SMALL_PICTURE_PX = 100
@@ -33,7 +33,11 @@ COLUMN_PX = 480
 """Width of one of the two columns of panels on a screen for which the page was set."""
 LONG_TABLE_ROWS, SCREEN_TABLE_ROWS = 20, 35
 """A table longer than the first stands beside several others; one longer than the second scrolls in its frame."""
-_NUMBER = re.compile(r"[-+]?[\d,]+(\.\d+)?(\s%)?|–")
+WIDE_TABLE_COLUMNS = 6
+"""A table with more stands across both columns of panels; so does one of whole sentences, with only one."""
+_QUANTITY = r"[-+]?[\d,]+(\.\d+)?(\s(%|h|min|s|ms|bytes|[KMG]iB))?"
+_NUMBER = re.compile(rf"(< )?{_QUANTITY}(( to)? {_QUANTITY})*|–")
+"""One number, with its unit or without; a range of two; hours, minutes and seconds."""
 
 
 def build_report(run: Path) -> Path:
@@ -115,9 +119,14 @@ class _Drawing:
         if isinstance(panel, Table):
             rows = len(panel.rows)
             size = "scrolling long" if rows > SCREEN_TABLE_ROWS else "long" if rows > LONG_TABLE_ROWS else None
+            if size is None and (len(panel.columns) > WIDE_TABLE_COLUMNS or len(panel.columns) == 1):
+                size = "wide"
             return {"kind": "table", "size": size, **_table(panel)}
         if isinstance(panel, Curves):
             place, numbers = self._place(charts.draw_curves(panel)), _table(charts.curves_table(panel))
+            return {"kind": "curves", "title": panel.title, "place": place, "numbers": numbers}
+        if isinstance(panel, Scatter):
+            place, numbers = self._place(charts.draw_scatter(panel)), _table(charts.scatter_table(panel))
             return {"kind": "curves", "title": panel.title, "place": place, "numbers": numbers}
         place, table = self._place(charts.draw_matrix(panel)), charts.matrix_table(panel)
         least_px, greatest_px = charts.matrix_width_px(panel)

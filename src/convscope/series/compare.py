@@ -16,9 +16,13 @@ from convscope.comparison.compare import (
     model_rows,
     pair_rows,
 )
-from convscope.errors import UsageError
-from convscope.results import Comparison, OnProgress, ignore_progress
-from convscope.runs import create_folder, file_name, write_csv, write_json
+from convscope.data import load_images
+from convscope.data.intake import Fit, fit_picture
+from convscope.errors import ConvscopeError, UsageError
+from convscope.report.charts import MAX_PICTURE_PX
+from convscope.report.comparison import Pictures, build_comparison_page, shown_pictures
+from convscope.results import Comparison, OnProgress, Progress, ignore_progress
+from convscope.runs import create_folder, file_name, read_config, read_json, write_csv, write_json
 from convscope.series.plan import find_runs, plan_runs
 from convscope.series.processes import train_missing
 
@@ -33,7 +37,7 @@ def compare(
     on_progress: OnProgress = ignore_progress,
     **options: Any,  # noqa: ANN401
 ) -> tuple[Comparison, Path]:
-    """Return a comparison and the folder it was written to.
+    """Return a comparison and the folder it was written to; comparison.html in it shows it.
 
     Args:
         places: finished runs, or folders of comparisons that hold such; or, with `models` or `vary`, one data set.
@@ -66,7 +70,25 @@ def compare(
     comparison = compare_runs(runs)
     create_folder(folder)
     write_comparison(folder, comparison)
+    build_comparison_page(comparison, folder, _load_pictures(comparison, runs[0], on_progress))
     return comparison, folder
+
+
+def _load_pictures(comparison: Comparison, run: Path, on_progress: OnProgress) -> Pictures | str:
+    """Return the pictures that the page shows, read anew from the data of a run; or why they cannot be read."""
+    wanted = shown_pictures(comparison)
+    if not wanted:
+        return {}
+    on_progress(Progress("reading the pictures that networks disagree on", 0, None))
+    try:
+        images = load_images(read_config(run).data, on_progress)
+    except ConvscopeError as error:
+        return f"the pictures cannot be read: {error}"
+    if images.fingerprint != read_json(run / "run.json")["data"]["fingerprint"]:
+        return "the pictures are not shown: the data have changed since the runs were trained"
+    index_of = {id_: index for index, id_ in enumerate(images.ids)}
+    fit = Fit(image_size=min(MAX_PICTURE_PX, *images.shape[1:]), gray=images.shape[0] == 1)
+    return {id_: fit_picture(images.images[index_of[id_]], fit) for id_ in wanted}
 
 
 def write_comparison(folder: Path, comparison: Comparison) -> None:
