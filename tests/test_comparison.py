@@ -13,13 +13,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from convscope.api import budget
 from convscope.comparison.compare import compare_runs, comparison_to_json
 from convscope.comparison.recorded import name_configs
 from convscope.config import DataConfig, ModelConfig, RunConfig, TrainConfig, config_to_json
+from convscope.device import SMALL_STEP_MACS
 from convscope.errors import RunError, UsageError
+from convscope.forecast import predict_step
 from convscope.results import CANNOT_TELL, accuracy_of
 from convscope.runs import read_csv, read_json, write_csv, write_history, write_json
+from convscope.series import processes
+from convscope.series.memory import Need, predict_needs
 from convscope.series.plan import plan_runs
+from convscope.series.processes import choose_jobs
 from tests.test_main_job import convscope
 
 N = 400
@@ -243,6 +249,10 @@ def test_a_comparison_trains_what_is_missing(folder: Path, capsys: pytest.Captur
     assert tree["pairs"][0]["verdict"] == "auto lr=0.01"
     assert "auto lr=0.01 seed 0  accuracy" in err
     assert read_json(runs[0] / "run.json")["config"]["train"]["threads"] >= 1
+    predicted, _ = budget("auto", input_shape=(1, 8, 8), batch_size=256, num_classes=10)
+    for model in tree["models"]:
+        assert model["step_memory_bytes"] == predicted.memory.training_peak_bytes
+        assert 0 < model["latency_ms"] < 1000
 
 
 def test_finished_runs_are_compared_as_they_are(
@@ -266,6 +276,44 @@ def test_finished_runs_are_compared_as_they_are(
     ]  # fmt: skip
     code, out_of_folder, _ = convscope(capsys, "compare", folder, "--out", tmp_path / "again")
     assert out_of_folder.splitlines()[:-1] == out.splitlines()[:-1]
+
+
+def test_as_many_runs_at_once_as_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "available_processors", lambda: 4)
+    config = RunConfig(data=DataConfig(source="made"), train=TrainConfig(device="cpu"))
+    needs = [Need(10, 1), Need(10**18, 1), Need(1, 1)]  # the second has no room beside any other
+    assert choose_jobs([config] * 3, needs, None) == 1
+    assert choose_jobs([config] * 3, [Need(1, 1)] * 3, None) == 3
+    assert choose_jobs([config] * 9, [Need(1, 1)] * 9, None) == 4
+    assert choose_jobs([config] * 3, needs, 2) == 2
+
+
+def test_runs_share_the_cores_and_tiny_ones_take_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "available_processors", lambda: 8)
+    config = RunConfig(data=DataConfig(source="made"))
+    asked = replace(config, train=replace(config.train, threads=3))
+
+    def threads(config: RunConfig, macs: int | None, jobs: int) -> int | None:
+        return processes._with_threads(config, Need(1, macs), jobs).train.threads
+
+    assert [threads(config, macs, 2) for macs in (SMALL_STEP_MACS, None, SMALL_STEP_MACS - 1)] == [4, 4, 1]
+    assert threads(config, SMALL_STEP_MACS, 1) is None
+    assert [threads(asked, 1, jobs) for jobs in (1, 2)] == [3, 3]
+
+
+def test_what_a_run_needs_grows_with_its_network_and_its_pictures() -> None:
+    small, large = (
+        RunConfig(data=DataConfig(source="digits"), model=ModelConfig(name="stack", stack=f"conv {c} 3x3; linear 10"))
+        for c in (2, 512)
+    )
+    needs = predict_needs([small, large], lambda progress: None)
+    steps = [predict_step(config, (1, 8, 8), 10) for config in (small, large)]
+    assert all(
+        need.process_bytes and step and need.process_bytes > step.memory.training_peak_bytes
+        for need, step in zip(needs, steps, strict=True)
+    )
+    assert needs[1].process_bytes - needs[0].process_bytes > 512 * 36 * 4 * 64  # the maps of a batch
+    assert [need.step_macs for need in needs] == [64 * (9 * c * 36 + 36 * c * 10) for c in (2, 512)]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ LEVELS = (
     ("training", "inspection", "export"),
     ("comparison", "report", "lab"),
     ("serve",),
-    ("workflow",),
+    ("forecast", "workflow"),
     ("insight", "prediction"),
     ("api",),
     ("series",),

@@ -159,7 +159,8 @@ def test_tables_list_every_name(capsys: pytest.CaptureFixture[str]) -> None:
         listed = [entry.get("name") or entry.get("model") for entry in json.loads(out)[key]]
         assert listed == list(names)
         assert all(name in convscope(capsys, *command.split())[1] for name in names)
-    assert all(name in convscope(capsys, "recipe", "--list")[1] for name in RECIPES)
+    listed = json.loads(convscope(capsys, "recipe", "--list", "--json")[1])["recipes"]
+    assert [entry["recipe"] for entry in listed] == list(RECIPES)
     code, out, _ = convscope(capsys, "models", "cnn*", "--json")
     assert [entry["model"] for entry in json.loads(out)["models"]] == ["cnn-small", "cnn", "cnn-dropout"]
 

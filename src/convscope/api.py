@@ -122,6 +122,8 @@ def recipe(
     data: str | None = None,
     data_dir: str | None = None,
     seed: int = 0,
+    epochs: int | None = None,
+    per_class: int | None = None,
     out: str | Path | None = None,
     report: bool = True,
     on_progress: OnProgress = ignore_progress,
@@ -130,6 +132,7 @@ def recipe(
 
     Args:
         data: other pictures than the recipe's own; needed where it has none.
+        epochs, per_class: shorten it; see DataConfig and TrainConfig.
 
     Raises:
         UsageError: the name is unknown, or the recipe needs data that are not named.
@@ -138,12 +141,12 @@ def recipe(
         raise unknown_name("recipe", name, RECIPES)
     config = RECIPES[name].config()
     if not (data or config.data.source):
-        raise UsageError(f"recipe {name} needs {RECIPES[name].needs}; name it with --data PATH")
+        raise UsageError(f"recipe {name} needs {RECIPES[name].pictures.name}; name it with --data PATH")
     source = config.data.source if data is None else _source(data)
     config = replace(
         config,
-        data=replace(config.data, source=source, data_dir=data_dir),
-        train=replace(config.train, seed=seed),
+        data=replace(config.data, source=source, data_dir=data_dir, per_class=per_class),
+        train=replace(config.train, seed=seed, epochs=config.train.epochs if epochs is None else epochs),
     )
     return run_config(config, out=out, report=report, on_progress=on_progress)
 

@@ -13,6 +13,25 @@ from convscope.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 
 
 @dataclass(frozen=True)
+class Pictures:
+    """The data set that a recipe is for, and how many of its pictures it trains on and looks at for validation."""
+
+    name: str
+    train: int
+    validation: int
+    classes: int
+
+
+NAMED = {
+    "mnist5k": Pictures("mnist5k", 3_600, 400, 10),
+    "mnist": Pictures("mnist", 54_000, 6_000, 10),
+    "cifar10": Pictures("cifar10", 45_000, 5_000, 10),
+}
+CATS_AND_DOGS = Pictures("a folder or archive of cats and dogs, one folder a class", 3_240, 360, 2)
+FLOWERS = Pictures("a folder or archive of flowers, one folder a class", 2_845, 610, 5)
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A named run.
 
@@ -23,7 +42,12 @@ class Recipe:
 
     description: str
     config: Callable[[], RunConfig]
-    needs: str | None = None
+    needs: Pictures | None = None
+
+    @property
+    def pictures(self) -> Pictures:
+        """The pictures it is for."""
+        return self.needs or NAMED[self.config().data.source]
 
 
 def n1() -> RunConfig:
@@ -190,9 +214,6 @@ def demo() -> RunConfig:
         train=TrainConfig(epochs=16, batch_size=64, lr=0.005, momentum=0.7, beta2=0.9, augment=("crop",)),
     )
 
-
-CATS_AND_DOGS = "a folder or archive of cats and dogs, one folder a class"
-FLOWERS = "a folder or archive of flowers, one folder a class"
 
 RECIPES: dict[str, Recipe] = {
     "demo": Recipe("our network on the 4,000 embedded digits, tested on 1,000 others", demo),

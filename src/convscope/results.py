@@ -471,8 +471,11 @@ class ModelSummary:
         accuracy: mean over the seeds; its interval is for pictures alone.
         std: standard deviation of `accuracies` (n - 1 in the denominator); None of one run.
         train_seconds: mean over the seeds.
-        peak_memory_bytes: the largest of the seeds.
+        peak_memory_bytes: of the process, measured; the largest of the seeds.
         macs: multiply-accumulate operations for one prediction.
+        latency_ms: time of a prediction of one picture with model.onnx, median; decoding is not part of it.
+        step_memory_bytes: the most that a step of training allocates, predicted; the process takes more, for the
+            interpreter, the libraries and the pictures.
     """
 
     model: str
@@ -485,6 +488,8 @@ class ModelSummary:
     macs: int | None
     train_seconds: float | None
     peak_memory_bytes: int | None
+    latency_ms: float | None = None
+    step_memory_bytes: int | None = None
 
     @property
     def n_seeds(self) -> int:

@@ -47,7 +47,7 @@ def compare(
         print_json(comparison_to_json(comparison) | {"comparison": str(folder), "page": page})
         return
     print_table(
-        ("model", "accuracy", "95 % interval", "std", "seeds", "parameters", "MACs", "train s"),
+        ("model", "accuracy", "95 % interval", "std", "seeds", "parameters", "train s", "ms"),
         [
             (
                 model.model,
@@ -56,8 +56,8 @@ def compare(
                 cell(None if model.std is None else f"{100 * model.std:.2f}"),
                 str(model.n_seeds),
                 cell(model.num_params),
-                cell(model.macs),
                 cell(None if model.train_seconds is None else f"{model.train_seconds:.1f}"),
+                cell(None if model.latency_ms is None else f"{model.latency_ms:.2f}"),
             )
             for model in comparison.models
         ],

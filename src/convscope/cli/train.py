@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from convscope.cli.console import print_result, print_table, start
+from convscope.cli.console import cell, print_json, print_result, print_table, start
 from convscope.cli.options import DataDir, Json, Out, Report, parse_names, parse_split, takes_options
 from convscope.errors import UsageError
+from convscope.results import Progress
 
 
 def training_options(
@@ -136,22 +138,54 @@ def recipe(
     data: Annotated[str | None, typer.Option(help="Other pictures than the recipe's own.")] = None,
     data_dir: DataDir = None,
     seed: Annotated[int, typer.Option(help="Of weights, order, augmentation, dropout.")] = 0,
+    epochs: Annotated[int | None, typer.Option(help="Other than the recipe's, to shorten it.")] = None,
+    per_class: Annotated[int | None, typer.Option(help="At most so many pictures of each class and part.")] = None,
     out: Out = None,
     report: Report = True,
     as_json: Json = False,
 ) -> None:
     """Run a named recipe."""
     if list_ or name is None:
-        from convscope.recipes import RECIPES
-
-        rows = [(key, entry.description, entry.needs or entry.config().data.source) for key, entry in RECIPES.items()]
-        print_table(("recipe", "what it is", "data"), rows)
+        _list_recipes(as_json)
         return
     with start(as_json) as on_progress:
         from convscope import api
 
         folder = None if data_dir is None else str(data_dir.resolve())
         result = api.recipe(
-            name, data=data, data_dir=folder, seed=seed, out=out, report=report, on_progress=on_progress
+            name,
+            data=data,
+            data_dir=folder,
+            seed=seed,
+            epochs=epochs,
+            per_class=per_class,
+            out=out,
+            report=report,
+            on_progress=on_progress,
         )
     print_result(result, as_json=as_json, report=report)
+
+
+def _list_recipes(as_json: bool) -> None:
+    """Print what each recipe is, what it needs and how long it will probably take here."""
+    with start(as_json) as on_progress:
+        from convscope.forecast import forecast_recipes
+        from convscope.report.text import bytes_text, seconds_text
+
+        on_progress(Progress("measuring this machine", 0, None))
+        forecasts = forecast_recipes()
+    if as_json:
+        print_json({"recipes": [asdict(forecast) for forecast in forecasts]})
+        return
+    rows = [
+        (
+            entry.recipe,
+            entry.description,
+            entry.data,
+            cell(entry.weights),
+            bytes_text(entry.memory_bytes),
+            cell(None if entry.seconds is None else " to ".join(map(seconds_text, entry.seconds))),
+        )
+        for entry in forecasts
+    ]
+    print_table(("recipe", "what it is", "data", "weights", "memory", "time here"), rows)

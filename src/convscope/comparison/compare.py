@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from convscope.comparison.latency import measure_latencies
 from convscope.comparison.recorded import Group, check_comparable, group_runs, load_finished_run
 from convscope.comparison.significance import (
     LEVEL,
@@ -25,7 +26,8 @@ from convscope.comparison.significance import (
 from convscope.results import CANNOT_TELL, Comparison, Disagreement, ModelSummary, Pair, mean_accuracy_of
 
 MODEL_COLUMNS = (
-    "model", "n_seeds", "accuracy", "low", "high", "std", "num_params", "macs", "train_seconds", "peak_memory_bytes",
+    "model", "n_seeds", "accuracy", "low", "high", "std", "num_params", "macs", "train_seconds", "latency_ms",
+    "step_memory_bytes", "peak_memory_bytes",
 )  # fmt: skip
 PAIR_COLUMNS = ("a", "b", "difference", "low", "high", "p_value", "p_adjusted", "verdict", "sentence")
 DISAGREEMENT_COLUMNS = ("a", "b", "picture", "true", "right_a", "right_b", "predicted_a", "predicted_b")
@@ -45,16 +47,17 @@ def compare_runs(folders: Sequence[Path]) -> Comparison:
     runs = [load_finished_run(folder) for folder in folders]
     check_comparable(runs)
     groups = group_runs(runs)
+    latencies = measure_latencies([Path(group.runs[0].folder) for group in groups])
     return Comparison(
         data=runs[0].results["data"],
         part=runs[0].results["part"],
         n_pictures=len(runs[0].pictures),
-        models=tuple(map(_summarize, groups)),
+        models=tuple(_summarize(group, latency) for group, latency in zip(groups, latencies, strict=True)),
         pairs=tuple(_compare_pairs(groups)),
     )
 
 
-def _summarize(group: Group) -> ModelSummary:
+def _summarize(group: Group, latency_ms: float | None) -> ModelSummary:
     results = [run.results for run in group.runs]
     accuracies = tuple(float(run.right.mean()) for run in group.runs)
     seconds = [entry["train_seconds"] for entry in results if entry["train_seconds"] is not None]
@@ -70,6 +73,7 @@ def _summarize(group: Group) -> ModelSummary:
         macs=results[0]["macs"],
         train_seconds=float(np.mean(seconds)) if seconds else None,
         peak_memory_bytes=max(memory, default=None),
+        latency_ms=latency_ms,
     )
 
 
@@ -194,8 +198,8 @@ def model_rows(comparison: Comparison) -> Iterator[tuple[object, ...]]:
     for model in comparison.models:
         accuracy = model.accuracy
         figures = (accuracy.value, accuracy.low, accuracy.high, model.std)
-        costs = (model.num_params, model.macs, model.train_seconds, model.peak_memory_bytes)
-        yield model.model, model.n_seeds, *figures, *costs
+        costs = (model.num_params, model.macs, model.train_seconds, model.latency_ms)
+        yield model.model, model.n_seeds, *figures, *costs, model.step_memory_bytes, model.peak_memory_bytes
 
 
 def pair_rows(comparison: Comparison) -> Iterator[tuple[object, ...]]:

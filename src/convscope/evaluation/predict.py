@@ -13,9 +13,14 @@ EVALUATION_BATCH_BYTES = 4 * 2**20
 """Size of the float32 pictures of one batch; larger ones fall out of a CPU's cache and are slower."""
 
 
+def evaluation_batch_size(picture_bytes: int) -> int:
+    """Return how many pictures of so many bytes each, as float32, a network gets at a time."""
+    return min(1000, max(32, EVALUATION_BATCH_BYTES // picture_bytes))
+
+
 def predict_logits(model: nn.Module, data: Resident, preprocessing: Preprocessing) -> Tensor:
     """Return the logits of all pictures, float32 [N, K] on the device of the data; the model is left as it was."""
-    batch_size = min(1000, max(32, EVALUATION_BATCH_BYTES // input_bytes(data)))
+    batch_size = evaluation_batch_size(input_bytes(data))
     with evaluation_mode(model), torch.inference_mode():
         if isinstance(data, ResidentFeatures):
             return torch.cat([model(batch).float() for batch in torch.split(data.values[0], batch_size)])

@@ -40,7 +40,9 @@ COSTS: dict[str, Callable[[ModelSummary], float | None]] = {
     "multiply-adds for one picture (millions)": lambda model: _scaled(model.macs, 1e-6),
     "parameters (thousands)": lambda model: _scaled(model.num_params, 1e-3),
     "time to train (s)": lambda model: model.train_seconds,
-    "most memory used (MiB)": lambda model: _scaled(model.peak_memory_bytes, 2**-20),
+    "time for one picture (ms)": lambda model: model.latency_ms,
+    "memory of a training step, predicted (MiB)": lambda model: _scaled(model.step_memory_bytes, 2**-20),
+    "most memory of the process (MiB)": lambda model: _scaled(model.peak_memory_bytes, 2**-20),
 }
 """What accuracy is drawn against: label of the axis -> a network's cost; None is unknown."""
 
@@ -155,16 +157,27 @@ def _networks_section(comparison: Comparison) -> Section:
             count_text(model.num_params),
             count_text(model.macs),
             seconds_text(model.train_seconds),
+            UNKNOWN if model.latency_ms is None else f"{model.latency_ms:.3g} ms",
+            bytes_text(model.step_memory_bytes),
             bytes_text(model.peak_memory_bytes),
         )
         for model in models
     )
     accuracy_columns = ("Network", "Accuracy", "95 % interval", "Std (points)", "Seeds")
-    cost_columns = ("Network", "Parameters", "Multiply-adds", "Time to train", "Most memory used")
+    cost_columns = (
+        "Network",
+        "Parameters",
+        "Multiply-adds",
+        "Time to train",
+        "Time for one picture",
+        "Memory of a step, predicted",
+        "Memory of the process, measured",
+    )
     return Section(
         "Networks",
         "Accuracy is the mean over the seeds, and its interval tells how far it may lie from that on all pictures of "
-        "this kind; the standard deviation tells how much one run differs from the next.",
+        "this kind; the standard deviation tells how much one run differs from the next, and the process takes memory "
+        "for libraries and pictures beside what a training step does.",
         (
             Table("Accuracy", accuracy_columns, accuracies),
             Table("Cost", cost_columns, costs),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from convscope.comparison.compare import (
 from convscope.data import load_images
 from convscope.data.intake import Fit, fit_picture
 from convscope.errors import ConvscopeError, UsageError
+from convscope.forecast import predict_step
 from convscope.report.charts import MAX_PICTURE_PX
 from convscope.report.comparison import Pictures, build_comparison_page, shown_pictures
-from convscope.results import Comparison, OnProgress, Progress, ignore_progress
+from convscope.results import Comparison, ModelSummary, OnProgress, Progress, ignore_progress
 from convscope.runs import create_folder, file_name, read_config, read_json, write_csv, write_json
 from convscope.series.plan import find_runs, plan_runs
 from convscope.series.processes import train_missing
@@ -67,11 +69,24 @@ def compare(
             )
         runs = find_runs([Path(place) for place in places])
         folder = Path(out or Path("runs") / f"comparison-of-{file_name(runs[0].resolve().name)}")
-    comparison = compare_runs(runs)
+    comparison = _with_predicted_memory(compare_runs(runs))
     create_folder(folder)
     write_comparison(folder, comparison)
     build_comparison_page(comparison, folder, _load_pictures(comparison, runs[0], on_progress))
     return comparison, folder
+
+
+def _with_predicted_memory(comparison: Comparison) -> Comparison:
+    """Return the comparison with the memory of a training step of each network."""
+
+    def predicted(model: ModelSummary) -> int | None:
+        run = Path(model.runs[0])
+        facts = read_json(run / "run.json")
+        budget = predict_step(read_config(run), tuple(facts["model"]["input_shape"]), len(facts["class_names"]))
+        return None if budget is None else budget.memory.training_peak_bytes
+
+    models = tuple(replace(model, step_memory_bytes=predicted(model)) for model in comparison.models)
+    return replace(comparison, models=models)
 
 
 def _load_pictures(comparison: Comparison, run: Path, on_progress: OnProgress) -> Pictures | str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +26,18 @@ import psutil
 from convscope.api import resume, run_config
 from convscope.comparison.recorded import name_configs
 from convscope.config import RunConfig, config_from_json, config_to_json
-from convscope.device import choose_device
+from convscope.device import choose_device, threads_for_step
 from convscope.errors import ConvscopeError, Interrupted, TrainingError, UsageError
 from convscope.processors import available_processors
 from convscope.results import OnProgress, Progress
 from convscope.runs import locked, read_json
+from convscope.series.memory import Need, predict_needs
 from convscope.series.plan import is_finished, run_folder
 from convscope.training.interrupts import stop_on_signals
 
 POLL_SECONDS = 0.2
-ROOM_BYTES = 2 * 2**30
-"""Free memory that another run at once must find. Small networks on mnist5k peaked at 0.6 to 0.8 GiB a process."""
+UNKNOWN_ROOM_BYTES = 2 * 2**30
+"""Free memory that a run must find whose need cannot be predicted."""
 _EPOCH = re.compile(r"epoch (\d+)/(\d+)")
 _CHILD = (sys.executable, "-c", "from convscope.series.processes import run_child; run_child()")
 
@@ -45,18 +48,22 @@ def train_missing(
     """Train the runs that are not finished yet and return the folders of all, in the order of `configs`.
 
     Args:
-        jobs: runs at once, sharing the processor cores; None is one a core where memory allows, and one on a GPU.
+        jobs: runs at once, sharing the processor cores; None is one a core where memory allows, as predicted, and one
+            on a GPU.
 
     Raises:
         ConvscopeError: a run failed, or a stop was asked for; what is finished stays, and the rest can go on later.
     """
     missing = [config for config in configs if not is_finished(run_folder(folder, config))]
     if missing:
-        jobs = choose_jobs(missing, jobs)
-        threads = max(1, available_processors() // jobs)
+        needs = predict_needs(missing, on_progress)
+        jobs = choose_jobs(missing, needs, jobs)
         display = _Display(configs, missing, on_progress)
         with stop_on_signals() as stop_requested, ThreadPoolExecutor(jobs) as pool:
-            children = [_Child(_with_threads(config, threads), run_folder(folder, config)) for config in missing]
+            children = [
+                _Child(_with_threads(config, need, jobs), run_folder(folder, config))
+                for config, need in zip(missing, needs, strict=True)
+            ]
             futures = [pool.submit(child.run, display) for child in children]
             pending: set[Future[None]] = set(futures)
             while pending and not stop_requested():
@@ -74,8 +81,8 @@ def train_missing(
     return [run_folder(folder, config) for config in configs]
 
 
-def choose_jobs(configs: Sequence[RunConfig], jobs: int | None) -> int:
-    """Return how many runs are trained at once.
+def choose_jobs(configs: Sequence[RunConfig], needs: Sequence[Need], jobs: int | None) -> int:
+    """Return how many runs are trained at once: so many that the largest of them fit into the free memory together.
 
     Raises:
         UsageError: `jobs` is less than 1.
@@ -86,12 +93,23 @@ def choose_jobs(configs: Sequence[RunConfig], jobs: int | None) -> int:
         return jobs
     if any(choose_device(config.train.device).type != "cpu" for config in configs):
         return 1
-    room = psutil.virtual_memory().available // ROOM_BYTES
-    return max(1, min(len(configs), available_processors(), room))
+    largest = sorted((need.process_bytes or UNKNOWN_ROOM_BYTES for need in needs), reverse=True)
+    free = psutil.virtual_memory().available
+    fitting = sum(together <= free for together in accumulate(largest))
+    return max(1, min(fitting, available_processors()))
 
 
-def _with_threads(config: RunConfig, threads: int) -> RunConfig:
-    return replace(config, train=replace(config.train, threads=config.train.threads or threads))
+def _with_threads(config: RunConfig, need: Need, jobs: int) -> RunConfig:
+    """Return the run with its share of the cores, if it has to share them and did not say what it wants.
+
+    A tiny network takes one thread, and a run that is alone chooses for itself.
+    """
+    if jobs == 1 or config.train.threads is not None:
+        return config
+    share = max(1, available_processors() // jobs)
+    if need.step_macs is not None:
+        share = threads_for_step(need.step_macs) or share
+    return replace(config, train=replace(config.train, threads=share))
 
 
 class _Child:
@@ -135,6 +153,8 @@ class _Child:
                     failure = message.get("error", failure)
                     if "progress" in message:
                         display.show(self.config, Progress(**message["progress"]))
+            if self._stopped and process.returncode == -signal.SIGTERM:
+                raise Interrupted("stopped before it could save anything")  # and so not what went wrong
             if process.returncode:
                 errors.seek(0)
                 raise _error(self.out, process.returncode, failure, errors.read())

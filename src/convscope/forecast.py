@@ -1,0 +1,100 @@
+"""What a run will take on this machine, before it begins: memory and time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from convscope.budget.memory import NotTraceable, predict_memory
+from convscope.config import RunConfig
+from convscope.device import choose_device, measure_peak_flops
+from convscope.models import build_shapes, find_model
+from convscope.models.blocks import InputShape
+from convscope.models.pretrained import weights_status
+from convscope.models.saved import channels_last
+from convscope.models.zoo import freeze_all_but_head
+from convscope.recipes import RECIPES, Recipe
+from convscope.results import Budget
+
+USUAL_SHARE, FACTOR = 0.3, 3.0
+"""Share of the peak of a matrix product that training reaches, and how far off that may be either way.
+
+Our runs reached 0.11 (LeNet-5, sigmoid) to 0.88 (N3) of one thread's peak.
+"""
+TRAINING_PASSES = 3
+"""Forward, the gradient of the maps and that of the weights: each as many operations as the first."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a recipe needs here.
+
+    Args:
+        weights: "here", "to download" or "none" for the published weights it starts from; None if it needs none.
+        memory_bytes: the most that a step of training allocates; the process takes some 600 MiB and the pictures more.
+        seconds: the range in which the time to train probably lies.
+    """
+
+    recipe: str
+    description: str
+    data: str
+    weights: str | None
+    memory_bytes: int | None
+    seconds: tuple[float, float] | None
+
+
+def forecast_recipes() -> list[Forecast]:
+    """Return what each recipe needs, in the order of the table."""
+    peak = measure_peak_flops(choose_device("auto"))
+    return [_forecast(name, recipe, peak) for name, recipe in RECIPES.items()]
+
+
+def _forecast(name: str, recipe: Recipe, peak: float) -> Forecast:
+    config, pictures = recipe.config(), recipe.pictures
+    native = find_model(config.model.name).native_shape
+    size = config.data.image_size
+    shape = native if size is None else (1 if config.data.gray else native[0], size, size)
+    budget = predict_step(config, shape, pictures.classes)
+    seconds = None
+    if budget is not None:
+        likely = _operations(config, recipe, budget.macs) / (USUAL_SHARE * peak)
+        seconds = likely / FACTOR, likely * FACTOR
+    return Forecast(
+        recipe=name,
+        description=recipe.description,
+        data=pictures.name,
+        weights=weights_status(config.model.name) if config.model.pretrained else None,
+        memory_bytes=None if budget is None else budget.memory.training_peak_bytes,
+        seconds=seconds,
+    )
+
+
+def _operations(config: RunConfig, recipe: Recipe, macs: int) -> float:
+    """Return the floating-point operations of a whole run.
+
+    A frozen network sees each picture once, in as many views as augmentation asks for; epochs in which it learns again
+    count as if all of it did.
+    """
+    pictures, train = recipe.pictures, config.train
+    epoch = (TRAINING_PASSES * pictures.train + pictures.validation) * 2 * macs
+    if not config.frozen:
+        return train.epochs * epoch
+    views = train.views if train.augment else 1
+    learning = 0 if train.unfreeze_at is None else train.epochs - train.unfreeze_at + 1
+    return (views * pictures.train + pictures.validation) * 2 * macs + learning * epoch
+
+
+def predict_step(config: RunConfig, shape: InputShape, num_classes: int, *, batch_size: int = 0) -> Budget | None:
+    """Return what a step of training takes, None if the network computes with the content of its tensors.
+
+    Of a frozen network the head learns, on features; here they count as if they were made anew in each step.
+
+    Args:
+        batch_size: instead of the configuration's.
+    """
+    network = channels_last(build_shapes(config.model, shape, num_classes))
+    if config.frozen:
+        freeze_all_but_head(network)
+    try:
+        return predict_memory(network, shape, batch_size=batch_size or config.train.batch_size, train=config.train)
+    except NotTraceable:
+        return None
