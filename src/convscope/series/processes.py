@@ -52,8 +52,11 @@ def train_missing(
             on a GPU.
 
     Raises:
+        UsageError: `jobs` is less than 1.
         ConvscopeError: a run failed, or a stop was asked for; what is finished stays, and the rest can go on later.
     """
+    if jobs is not None and jobs < 1:
+        raise UsageError(f"jobs {jobs} is too small; --jobs takes 1 or more")
     missing = [config for config in configs if not is_finished(run_folder(folder, config))]
     if missing:
         needs = predict_needs(missing, on_progress)
@@ -82,14 +85,8 @@ def train_missing(
 
 
 def choose_jobs(configs: Sequence[RunConfig], needs: Sequence[Need], jobs: int | None) -> int:
-    """Return how many runs are trained at once: so many that the largest of them fit into the free memory together.
-
-    Raises:
-        UsageError: `jobs` is less than 1.
-    """
+    """Return how many runs are trained at once: so many that the largest of them fit into the free memory together."""
     if jobs is not None:
-        if jobs < 1:
-            raise UsageError(f"jobs {jobs} is too small; --jobs takes 1 or more")
         return jobs
     if any(choose_device(config.train.device).type != "cpu" for config in configs):
         return 1

@@ -1,0 +1,269 @@
+"""docs/results.md: every system of the mission beside what we measured, made from run folders and never typed.
+
+    convscope recipe n1 --data-dir MNIST_FOLDER --out RUNS/n1-seed0      and so on
+    python benchmarks/mission_table.py RUNS [--comparison FOLDER ...]
+
+A run belongs to the recipe that it has every option of, but for what a shortened run may change; the table says what it
+changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from convscope.config import RunConfig, config_to_json
+from convscope.recipes import RECIPES
+from convscope.report.text import bytes_text, count_text, percent_text, seconds_text
+from convscope.results import mean_accuracy_of
+from convscope.runs import read_config, read_json
+
+OUT = Path(__file__).parents[1] / "docs" / "results.md"
+REPORTED = {
+    "n1": "96.7 %",
+    "n2": "95.4 to 95.7 %",
+    "n3": "98.98 %",
+    "n4": "99.17 %",
+    "n5": "98.06 % (softmax twice)",
+    "n6": "not finished",
+    "n7": "no figure",
+    "n8": "73.64 %",
+    "n9": "73.64 %",
+    "n10": "74.80 %",
+    "n11": "curves only",
+    "n12": "three predictions",
+    "n13": "interrupted: too slow",
+}
+"""What the write-ups report, from the mission's table."""
+MAY_DIFFER = {
+    ("data", "source"), ("data", "data_dir"), ("data", "per_class"), ("train", "epochs"), ("train", "seed"),
+    ("train", "device"), ("train", "threads"), ("train", "checkpoint_seconds"), ("train", "checkpoint_steps"),
+}  # fmt: skip
+NONE = "–"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run and the recipe it belongs to, None if it is none's."""
+
+    recipe: str | None
+    config: RunConfig
+    facts: Mapping[str, Any]
+    results: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """The runs of one recipe that differ in nothing but their seed."""
+
+    recipe: str
+    runs: tuple[Run, ...]
+
+    @property
+    def accuracy(self) -> float:
+        return statistics.mean(run.results["accuracy"]["value"] for run in self.runs)
+
+    @property
+    def shortened(self) -> list[str]:
+        """What was made smaller than the recipe says."""
+        wanted, config = RECIPES[self.recipe].config(), self.runs[0].config
+        said = []
+        if config.train.epochs != wanted.train.epochs:
+            said.append(f"{config.train.epochs} of {wanted.train.epochs} epochs")
+        if config.data.per_class is not None:
+            counts = self.runs[0].facts["data"]["class_counts"]
+            said.append(f"{sum(counts['train']):,} training pictures")
+        return said
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("runs", type=Path, nargs="+", help="folders that hold run folders")
+    parser.add_argument("--comparison", type=Path, nargs="*", default=[], help="folders of `convscope compare`")
+    parser.add_argument("--out", type=Path, default=OUT)
+    options = parser.parse_args()
+    folders = [path.parent for place in (*options.runs, *options.comparison) for path in place.glob("*/results.json")]
+    rows = group(load_run(folder) for folder in sorted(folders))
+    options.out.write_text(render(rows, options.comparison))
+    print(options.out)
+
+
+# ---------------------------------------------------------------- runs
+
+
+def load_run(folder: Path) -> Run:
+    config = read_config(folder)
+    mine = fixed_options(config)
+    recipe = next((name for name, entry in RECIPES.items() if fixed_options(entry.config()) == mine), None)
+    return Run(recipe, config, read_json(folder / "run.json"), read_json(folder / "results.json"))
+
+
+def fixed_options(config: RunConfig) -> str:
+    """Return as text what a run of a recipe may not change."""
+    tree = config_to_json(config)
+    return json.dumps(
+        {f"{part}.{name}": v for part, vs in tree.items() for name, v in vs.items() if (part, name) not in MAY_DIFFER}
+    )
+
+
+def group(runs: Iterable[Run]) -> list[Row]:
+    """Return the rows in the order of RECIPES, the longer runs first.
+
+    Runs of no recipe are left out, and so is a seed that is there already: it repeats the run.
+    """
+    found: dict[str, dict[Any, dict[int, Run]]] = {}
+    for run in runs:
+        if run.recipe is not None:
+            data, train = run.facts["data"], run.config.train
+            key = (data["fingerprint"], run.results["split_sha256"], train.epochs)
+            found.setdefault(run.recipe, {}).setdefault(key, {}).setdefault(train.seed, run)
+    rows = [Row(name, tuple(of_key.values())) for name in RECIPES for of_key in found.get(name, {}).values()]
+    order = list(RECIPES)
+    return sorted(rows, key=lambda row: (order.index(row.recipe), -row.runs[0].config.train.epochs))
+
+
+# ---------------------------------------------------------------- the page
+
+
+def render(rows: Sequence[Row], comparisons: Sequence[Path]) -> str:
+    lines = [
+        "# What the systems reach",
+        "",
+        "Made by benchmarks/mission_table.py from run folders. The weights of the best epoch on validation data are",
+        "measured on the test part, which chooses nothing. ± is the standard deviation over n seeds; an interval is",
+        "Wilson's, 95 %, for other test pictures. Shortened runs say so, and their accuracy is no match for the full",
+        "recipe's.",
+        "",
+        "## Beside the write-ups",
+        "",
+        *systems_table(rows),
+        "",
+        "## Every recipe that was run",
+        "",
+        *recipes_table(rows),
+        "",
+        *hardware_lines(rows),
+        *(line for folder in comparisons for line in comparison_lines(folder)),
+    ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def systems_table(rows: Sequence[Row]) -> list[str]:
+    cells = []
+    for name, reported in REPORTED.items():
+        as_written = next((row for row in rows if row.recipe == name), None)
+        ours = [row for row in rows if row.recipe.startswith(f"{name}-")]
+        best = max(ours, key=lambda row: row.accuracy, default=None)
+        cells.append(
+            (name.upper(), RECIPES[name].config().model.name, reported, system_cell(as_written), system_cell(best))
+        )
+    return table(("", "network", "write-up", "same recipe", "ours, best"), cells)
+
+
+def system_cell(row: Row | None) -> str:
+    if row is None:
+        return NONE
+    recipe = "" if row.recipe in REPORTED else f"`{row.recipe}` "
+    short = f"; shortened: {', '.join(row.shortened)}" if row.shortened else ""
+    return f"{recipe}{accuracy_text(row)} (n = {len(row.runs)}{short})"
+
+
+def recipes_table(rows: Sequence[Row]) -> list[str]:
+    cells = []
+    for row in rows:
+        results = [run.results for run in row.runs]
+        mean = mean_accuracy_of(correct=[r["accuracy"]["correct"] for r in results], n=results[0]["accuracy"]["n"])
+        seconds = [r["train_seconds"] for r in results if r["train_seconds"] is not None]
+        memory = max((r["peak_memory_bytes"] for r in results if r["peak_memory_bytes"] is not None), default=None)
+        counts = row.runs[0].facts["data"]["class_counts"]
+        cells.append(
+            (
+                f"`{row.recipe}`",
+                data_name(row.runs[0]),
+                " / ".join(f"{sum(counts[part]):,}" for part in ("train", "validation", "test")),
+                str(row.runs[0].config.train.epochs) + (" (shortened)" if row.shortened else ""),
+                str(len(row.runs)),
+                accuracy_text(row),
+                f"{percent_text(mean.low, 2)} to {percent_text(mean.high, 2)}",
+                seconds_text(min(seconds, default=None)),
+                bytes_text(memory),
+            )
+        )
+    columns = (
+        "recipe", "data", "train / validation / test", "epochs", "n", "test accuracy", "interval", "fastest training",
+        "most memory",
+    )  # fmt: skip
+    return table(columns, cells)
+
+
+def data_name(run: Run) -> str:
+    """Return what the pictures are called; CIFAR-10 from an archive of pictures is not the original bytes."""
+    name, suffix = str(run.facts["data"]["name"]), Path(run.config.data.source).suffix
+    return f"{name} (re-encoded)" if "jpeg" in name and suffix else name
+
+
+def accuracy_text(row: Row) -> str:
+    values = [run.results["accuracy"]["value"] for run in row.runs]
+    spread = f" ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{percent_text(row.accuracy, 2)}{spread}"
+
+
+def hardware_lines(rows: Sequence[Row]) -> list[str]:
+    """Return what the runs were computed on, each machine once."""
+    seen = {}
+    for run in (run for row in rows for run in row.runs):
+        hardware, versions = run.facts["hardware"], run.facts["versions"]
+        name = hardware["name"] or hardware["device"]
+        seen[f"{name}, {hardware['cpu_cores']} cores, {hardware['platform']}, torch {versions['torch']}"] = None
+    threads = sorted({run.facts["hardware"]["threads"] for row in rows for run in row.runs})
+    return [
+        f"Computed on {'; '.join(seen)}; threads: {', '.join(map(str, threads))}. Other programs ran meanwhile:",
+        "times are upper bounds, and no measurements of speed.",
+        "",
+    ]
+
+
+def comparison_lines(folder: Path) -> list[str]:
+    comparison = read_json(folder / "comparison.json")
+    models = comparison["models"]
+    rows = [
+        (
+            model["model"],
+            percent_text(model["accuracy"]["value"], 2),
+            NONE if model["std"] is None else f"{100 * model['std']:.2f}",
+            str(model["n_seeds"]),
+            count_text(model["num_params"]),
+            count_text(model["macs"]),
+            seconds_text(model["train_seconds"]),
+        )
+        for model in models
+    ]
+    first = folder / Path(models[0]["runs"][0]).name
+    counts = read_json(first / "run.json")["data"]["class_counts"]
+    return [
+        f"## {', '.join(model['model'] for model in models)} on {comparison['data']}",
+        "",
+        f"{sum(counts['train']):,} training pictures, {comparison['n_pictures']:,} {comparison['part']} pictures, "
+        f"{read_config(first).train.epochs} epochs.",
+        "",
+        *table(("network", "accuracy", "std", "seeds", "parameters", "multiply-adds", "training"), rows),
+        "",
+        *(f"- {pair['sentence']}" for pair in comparison["pairs"]),
+        "",
+    ]
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return a Markdown table; a bar in a cell is escaped."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

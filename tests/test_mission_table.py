@@ -1,0 +1,91 @@
+"""docs/results.md is made from run folders: which run belongs to which recipe, and what the rows say."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import pytest
+
+from convscope.comparison.compare import compare_runs, comparison_to_json
+from convscope.config import config_to_json
+from convscope.recipes import RECIPES
+from convscope.results import accuracy_of
+from convscope.runs import read_json, write_json
+from tests.test_comparison import draw, write_run
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "mission_table.py"
+
+
+def write_recipe_run(
+    folder: Path, recipe: str, correct: int, *, data: dict[str, Any] | None = None, **train: object
+) -> None:
+    """Write what the table reads of a run of a recipe, with some options changed."""
+    config = RECIPES[recipe].config()
+    config = replace(config, data=replace(config.data, **(data or {})), train=replace(config.train, **train))
+    counts = {"train": [20, 20], "validation": [5, 5], "test": [100, 100]}
+    facts = {
+        "config": config_to_json(config),
+        "data": {"name": "mnist", "fingerprint": "00", "class_counts": counts},
+        "hardware": {"name": "a processor", "device": "cpu", "cpu_cores": 2, "threads": 1, "platform": "Linux"},
+        "versions": {"torch": "2.10"},
+    }
+    results = {"accuracy": accuracy_of(correct=correct, n=200).__dict__, "split_sha256": "ab"}
+    results |= {"train_seconds": 75.0, "peak_memory_bytes": 2**30}
+    folder.mkdir(parents=True)
+    write_json(folder / "run.json", facts)
+    write_json(folder / "results.json", results)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("runs")
+    for seed, correct in enumerate((190, 180, 194)):
+        write_recipe_run(folder / f"a{seed}", "n1", correct, seed=seed, threads=1)
+    write_recipe_run(folder / "again", "n1", 100, seed=0)  # a seed that is there already counts once: the first
+    write_recipe_run(folder / "b", "n1-ours", 196)
+    write_recipe_run(folder / "c", "n8", 100, data={"source": "p.tar", "per_class": 30}, epochs=2)
+    write_recipe_run(folder / "d", "n3", 199, lr=0.5)  # another learning rate: no run of the recipe
+    compared = folder / "compared"
+    runs = [write_run(compared / model, draw(share, 1), model=model) for model, share in (("mlp", 0.6), ("cnn", 0.9))]
+    for run in runs:
+        facts, counts = read_json(run / "run.json"), {"train": [7], "validation": [1], "test": [400]}
+        write_json(run / "run.json", facts | {"data": {"name": "made", "fingerprint": "0", "class_counts": counts}})
+    write_json(compared / "comparison.json", comparison_to_json(compare_runs(runs)))
+    out = folder / "results.md"
+    subprocess.run([sys.executable, SCRIPT, folder, "--comparison", compared, "--out", out], check=True)
+    return out.read_text()
+
+
+def rows(page: str, first: str) -> list[list[str]]:
+    lines = [line for line in page.splitlines() if line.startswith(f"| {first} |")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_a_row_is_the_mean_over_the_seeds_of_a_recipe(page: str) -> None:
+    (row,) = rows(page, "`n1`")
+    accuracies = [0.95, 0.90, 0.97]
+    assert row[4:6] == ["3", f"{100 * mean(accuracies):.2f}\u00a0% ± {100 * stdev(accuracies):.2f}"]
+    assert row[2:4] == ["40 / 10 / 200", "10"]
+    assert row[7:] == ["1 min 15 s", "1.0 GiB"]
+    (system,) = rows(page, "N1")
+    assert system == ["N1", "mlp", "96.7 %", f"{row[5]} (n = 3)", "`n1-ours` 98.00\u00a0% (n = 1)"]
+
+
+def test_shortened_runs_say_so_and_runs_of_no_recipe_are_left_out(page: str) -> None:
+    assert rows(page, "N8")[0][3:] == ["50.00\u00a0% (n = 1; shortened: 2 of 10 epochs, 40 training pictures)", "–"]
+    assert rows(page, "`n8`")[0][3] == "2 (shortened)"
+    assert rows(page, "`n3`") == []
+    assert rows(page, "N3")[0][3:] == ["–", "–"]
+
+
+def test_every_system_has_a_row_and_comparisons_their_verdicts(page: str) -> None:
+    assert [rows(page, f"N{number}")[0][0] for number in range(1, 14)] == [f"N{number}" for number in range(1, 14)]
+    assert "## mlp, cnn on made" in page
+    assert "7 training pictures, 400 test pictures, 10 epochs." in page
+    assert "- cnn is better than mlp (+" in page
+    assert "/tmp" not in page
