@@ -283,6 +283,72 @@ def test_grad_cam_and_occlusion_land_on_the_object(place: tuple[int, int], froze
     assert np.unravel_index(fall.argmax(), fall.shape) == (top + 2, left + 2)
 
 
+class ChannelsLast(nn.Module):
+    """A convolution, then a layer on the channels: as a 1x1 convolution, or on the last axis as in Swin."""
+
+    def __init__(self, *, last: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 5, 3)
+        self.mix: nn.Module = nn.Linear(5, 7) if last else nn.Conv2d(5, 7, 1)
+        self.act = nn.ReLU()
+        self.head = nn.Linear(7, 4)
+        self.last = last
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.conv(x)
+        maps = self.act(self.mix(maps.permute(0, 2, 3, 1) if self.last else maps))
+        logits: Tensor = self.head(maps.mean(dim=(1, 2) if self.last else (2, 3)))
+        return logits
+
+
+def test_maps_with_the_channels_last_are_the_same_maps() -> None:
+    first, last = ChannelsLast(last=False), ChannelsLast(last=True)
+    state = first.state_dict()
+    last.load_state_dict(state | {"mix.weight": state["mix.weight"][:, :, 0, 0]})
+    subjects = [make_subject(network=network) for network in (first, last)]
+    (layer, heats), (also, others) = (grad_cam(subject, (0, 3)) for subject in subjects)
+    assert layer == also == "act"
+    assert heats[0].shape == (SIDE - 2, SIDE - 2)
+    assert np.allclose(heats, others, atol=1e-6)
+    shown = [inspect_feature_maps(subject)[0] for subject in subjects]
+    assert isinstance(shown[0], Maps)
+    assert isinstance(shown[1], Maps)
+    assert all(np.allclose(a, b, atol=1e-5) for a, b in zip(shown[0].maps, shown[1].maps, strict=True))
+    assert shown[1].captions[2].startswith(f"layer act\nReLU: 7 maps, {SIDE - 2} × {SIDE - 2} each")
+    evidence = make_evidence(3)
+    excited = [
+        channel_excitement(subject, find_call(layer_calls(subject), "act"), evidence.indices) for subject in subjects
+    ]
+    assert excited[0].shape == (60, 7)
+    assert np.allclose(*excited, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "maps"),
+    [("swin_t", True), ("timm/swin_tiny_patch4_window7_224", True), ("timm/vit_tiny_patch16_224", False)],
+)
+def test_transformers_show_their_maps_or_say_that_they_have_none(name: str, maps: bool) -> None:
+    side = 224 if name.startswith("timm/") else 64
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = build_model(ModelConfig(name=name), (3, side, side), 4).requires_grad_(False)
+    picture = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    subject = Subject(network, Preprocessing((0.5,) * 3, (0.5,) * 3), CLASSES, picture, torch.device("cpu"))
+    if maps:
+        _, (heat,) = grad_cam(subject, (subject.predicted,))
+        assert heat.shape == (side // 32, side // 32)
+    else:
+        with pytest.raises(UsageError, match="works on tokens"):
+            grad_cam(subject, (0,))
+    (panel,) = inspect_feature_maps(subject)
+    assert isinstance(panel, Maps)
+    assert ("layers of tokens" in panel.title) == name.startswith("timm/")
+    for values, caption in zip(panel.maps, panel.captions, strict=True):
+        assert " maps, " not in caption or f"{values.shape[1]} × {values.shape[2]} each" in caption
+        assert " maps, " not in caption or values.shape[1] == values.shape[2]
+    check_panel(inspect_statistics(subject)[0])
+
+
 @pytest.mark.parametrize(("name", "layer"), [("branches", "right.0"), ("gray", "mix"), ("residual", None)])
 def test_grad_cam_and_occlusion_equal_captums(name: str, layer: str | None) -> None:
     attr = pytest.importorskip("captum.attr", reason="captum is not installed: `pip install captum`")

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shlex
+import subprocess
 import sys
+from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 
-from convscope.cli import main
-from convscope.runs import read_csv, read_json, sha256
+from convscope.cli import app, main
+from convscope.cli.train import training_options
+from convscope.recipes import RECIPES
+from convscope.report.sections.configuration import reproducing_command
+from convscope.runs import read_config, read_csv, read_json, sha256
 from tests.conftest import make_image_set
 
 
@@ -109,7 +117,42 @@ def test_evaluate_on_other_data_needs_the_same_classes(
     assert "the same classes" in " ".join(err.split())
 
 
+def test_the_command_of_the_report_repeats_the_run(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = read_config(run)
+    command = reproducing_command(config, "auto", side_px=8)
+    assert f"<span>{command.split()[-1]}</span>" in (run / "report.html").read_text("utf-8")
+    assert convscope(capsys, *shlex.split(command)[1:], "--out", tmp_path / "run", "--no-report")[0] == 0
+    weights = [(folder / "model.safetensors").read_bytes() for folder in (run, tmp_path / "run")]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_command_of_the_report_gives_the_configuration(name: str, tmp_path: Path) -> None:
+    """Every option that a recipe sets has a name on the command line; what no option says is the same by default."""
+    from convscope.api import make_config
+
+    config = RECIPES[name].config()
+    source = config.data.source or str(tmp_path)
+    config = replace(config, data=replace(config.data, source=source, image_size=config.data.image_size or 224))
+    words = shlex.split(reproducing_command(config, config.model.name, side_px=config.data.image_size or 0))
+    command = typer.main.get_command(app).commands["train"]  # type: ignore[attr-defined]
+    given = dict(command.make_context("train", words[2:]).params)
+    data, model = given.pop("data"), given.pop("model")
+    assert words[:2] == ["convscope", "train"]
+    options = training_options(**{key: given[key] for key in signature(training_options).parameters})
+    assert make_config(data, model, **options) == config
+
+
 def test_report_and_runs(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "report.html").unlink()
+    code = (
+        "import sys\nfrom convscope.cli import main\n"
+        f"sys.argv = ['convscope', 'report', {str(run)!r}]\nmain()\n"
+        "sys.exit(any(name.split('.')[0] in ('torch', 'torchvision', 'timm') for name in sys.modules))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
     (run / "report.html").unlink()
     code, out, _ = convscope(capsys, "report", run)
     assert (code, Path(out.strip())) == (0, run / "report.html")
@@ -137,6 +180,9 @@ def test_a_folder_of_photos_trains(tmp_path: Path, capsys: pytest.CaptureFixture
         ("class 1/text.jpg", "not an image (looks like text)"),
     ]
     assert len(read_csv(out / "split.csv")) == 90
+    note = "2 files were skipped, 90 pictures used; skipped.csv says why and what helps"
+    assert result["notes"] == read_json(out / "results.json")["notes"] == [note]
+    assert note in (out / "report.html").read_text("utf-8")
 
 
 def test_normalization_can_be_turned_off(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -185,6 +231,10 @@ def test_tables_list_every_name(capsys: pytest.CaptureFixture[str]) -> None:
         ("train --resume {tmp} --epochs 3", 2, "it takes no --epochs"),
         ("evaluate {tmp}", 1, "model.json does not exist"),
         ("report {tmp}", 1, "run.json does not exist"),
+        ("report {tmp}/none", 1, "there is no run folder"),
+        ("export {tmp}/none", 1, "there is no run folder"),
+        ("train mnist --data-dir {tmp}/none", 1, "which is no folder"),
+        ("train {tmp}/none", 2, "no folder, archive or CSV"),
         ("recipe n99", 2, "unknown recipe 'n99'"),
         ("train digits --out {tmp}/file/run", 1, "file is not a folder that can be written"),
         ("train {tmp}", 1, "class"),
@@ -207,6 +257,17 @@ def test_what_cannot_be_meant_ends_in_one_line_and_leaves_nothing(
     assert words in " ".join(err.split()), err
     assert out == ""
     assert {path.name for path in tmp_path.iterdir()} - {".lock"} == before
+
+
+def test_runs_are_listed_a_line_each(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = convscope(capsys, "runs", run.parent)
+    lines = [line for line in out.splitlines() if run.name in line]
+    assert code == 0
+    assert len(lines) == 1
+    assert re.search(r" \d{4}-\d\d-\d\d \d\d:\d\d ", lines[0])
+    code, out, err = convscope(capsys, "runs", tmp_path)
+    assert (code, out) == (0, "")
+    assert "`convscope train` makes one" in " ".join(err.split())
 
 
 def test_a_run_in_progress_is_not_disturbed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -524,7 +524,7 @@ def test_command_repeats_the_options_that_matter() -> None:
         data=DataConfig(source="my photos; rm -rf", gray=True, split=(80.0, 10.0, 10.0)),
         train=TrainConfig(normalize=False, augment=("flip", "crop"), lr=0.01),
     )
-    assert reproducing_command(config, "lenet5") == (
+    assert reproducing_command(config, "lenet5", side_px=28) == (
         "convscope train 'my photos; rm -rf' --model lenet5 --epochs 10 --batch-size 64 --lr 0.01 --optimizer adam "
         "--schedule one-cycle --augment flip,crop --no-normalize --seed 0 --gray --split 80/10/10 --split-seed 0"
     )

@@ -17,6 +17,7 @@ Nothing here knows of torch: tensors arrive as bytes.
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -41,6 +42,7 @@ from convscope.results import EpochRecord
 KEPT_CHECKPOINTS = 2
 """How many of the newest checkpoints stay, beside the best one."""
 
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "'")
 _FORBIDDEN_IN_NAMES = str.maketrans(dict.fromkeys('/\\:*?"<>| ', "-"))
 
 
@@ -83,12 +85,26 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object
 
 
 def csv_bytes(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
-    """Return the content of a CSV file with a heading, UTF-8."""
+    """Return the content of a CSV file with a heading, UTF-8.
+
+    A name that a spreadsheet would compute, such as `=1+1`, stands behind an apostrophe, which `read_csv` takes off.
+    """
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows(rows)
+    writer.writerows([f"'{cell}" if _is_formula(cell) else cell for cell in row] for row in rows)
     return text.getvalue().encode()
+
+
+def _is_formula(cell: object) -> bool:
+    """Whether a spreadsheet would take the cell for a formula, or `read_csv` its apostrophe for one of ours."""
+    if not isinstance(cell, str) or not cell.startswith(FORMULA_STARTS):
+        return False
+    try:
+        float(cell)
+    except ValueError:
+        return True
+    return False  # a class may be called -1
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401
@@ -100,7 +116,9 @@ def read_json(path: Path) -> Any:  # noqa: ANN401
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise RunError(f"{path} does not exist; {path.parent} is not a (finished) run folder") from None
+        raise RunError(
+            f"{path} does not exist; {path.parent} is not a (finished) run folder. `convscope runs` lists those in runs"
+        ) from None
     except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read as JSON: {error}") from error
 
@@ -109,7 +127,10 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     """Return the rows of a CSV file of a run, one dict a row."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
+            return [
+                {name: cell.removeprefix("'") if _is_formula(cell) else cell for name, cell in row.items()}
+                for row in csv.DictReader(file)
+            ]
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror}") from error
 
@@ -183,7 +204,10 @@ def locked(run: Path) -> Iterator[None]:
 
     Raises:
         RunLocked: another process holds it; names its pid and host.
+        RunError: there is no such folder, or it cannot be written.
     """
+    if not run.is_dir():
+        raise RunError(f"there is no run folder {run}; `convscope runs` lists those in runs")
     lock, owner = FileLock(run / ".lock"), run / ".lock-owner"
     try:
         lock.acquire(timeout=0)
@@ -383,6 +407,10 @@ def _make_folder(folder: Path) -> None:
 
 
 def _write_error(path: Path, needed_bytes: int, error: OSError) -> RunError:
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return RunError(
+            f"cannot write {path}: {error.strerror or error}; choose a folder that can be written with --out"
+        )
     folder = path.parent
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent

@@ -247,7 +247,7 @@ def finish(run: Path, prepared: Prepared, *, report: bool, resume: bool, on_prog
         peak_memory_bytes=peak_memory_bytes(prepared.device),
         fraction_of_peak_flops=None if config.frozen else _fraction_of_peak(prepared, trained),
         split_sha256=recorded["split_sha256"],
-        notes=(*trained.notes, *([certificate.remark] if certificate.remark else [])),
+        notes=(*_data_notes(images), *trained.notes, *([certificate.remark] if certificate.remark else [])),
     )
     write_evaluation(run, predictions, result)
     calibration = calibrate(
@@ -300,6 +300,13 @@ def _train(
         trained = train_loop(network, data, config.train, run, **sitting)
         on_progress(Progress(f"evaluating on the {prepared.evaluation_part} part", 0, None))
         return trained, [predict_indices(network, images, part, preprocessing, device) for part in evaluated]
+
+
+def _data_notes(images: ImageSet) -> list[str]:
+    if not images.skipped:
+        return []
+    files = "1 file was" if len(images.skipped) == 1 else f"{len(images.skipped):,} files were"
+    return [f"{files} skipped, {len(images):,} pictures used; skipped.csv says why and what helps"]
 
 
 def _fraction_of_peak(prepared: Prepared, trained: TrainResult) -> float:

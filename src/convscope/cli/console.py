@@ -21,12 +21,16 @@ if TYPE_CHECKING:
     from convscope.results import Accuracy, RunResult
 
 
+LONGEST_WHOLE, WIDE = 16, 10_000
+"""Columns of cells up to so many letters, as figures and dates are, do not break; the width of a table in a pipe."""
+
+
 @cache
 def out_console() -> Console:
     """Return the console of results."""
     from rich.console import Console
 
-    return Console(soft_wrap=True)
+    return Console(soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)
 
 
 @cache
@@ -76,11 +80,14 @@ def start(as_json: bool) -> Iterator[OnProgress]:
 
 
 def _print_finished_stages(progress: Progress, announced: set[str]) -> None:
+    """Print a stage when it is finished; one of unknown length when it begins, and its count at the end."""
     if progress.total is None and progress.stage in announced:
         return
     if progress.total is None or progress.done >= progress.total:
         announced.add(progress.stage)
         values = "  ".join(f"{name} {value}" for name, value in progress.values.items())
+        if progress.total and not values:
+            values = f"{progress.done:,}"
         error_console().print(f"{progress.stage}  {values}".rstrip(), soft_wrap=True, highlight=False, markup=False)
 
 
@@ -99,7 +106,8 @@ def print_result(result: RunResult, *, as_json: bool, report: bool) -> None:
     ]
     if result.train_seconds is not None and result.fraction_of_peak_flops is not None:
         speed = f"{result.fraction_of_peak_flops:.0%} of this machine's measured peak"
-        lines.append(("training", f"{result.epochs} epoch(s) in {result.train_seconds:.1f} s, {speed}"))
+        epochs = "1 epoch" if result.epochs == 1 else f"{result.epochs} epochs"
+        lines.append(("training", f"{epochs} in {result.train_seconds:.1f} s, {speed}"))
     lines += [("note", note) for note in result.notes]
     lines.append(("run", result.run))
     if report:
@@ -115,13 +123,18 @@ def accuracy_text(accuracy: Accuracy) -> str:
 
 
 def print_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, console: Console | None = None) -> None:
-    """Print rows under column headings, to stdout unless told otherwise; square brackets in a cell are text."""
+    """Print rows under column headings, to stdout unless told otherwise; square brackets in a cell are text.
+
+    Where nobody looks, as in a pipe, a row is a line.
+    """
     from rich.table import Table as TextTable
 
     table = TextTable(box=None, pad_edge=False, header_style="bold")
-    longest_name = max((len(row[0]) for row in rows), default=0)
-    for number, column in enumerate(columns):
-        table.add_column(column, overflow="fold", min_width=min(longest_name, 40) if number == 0 else None)
+    for number, (column, *cells) in enumerate(zip(columns, *rows, strict=True)):
+        longest = max(map(len, cells), default=0)
+        whole = 40 if number == 0 else LONGEST_WHOLE
+        least = None if number and longest > whole else min(longest, whole)
+        table.add_column(column, overflow="fold", min_width=least)
     for row in rows:
         table.add_row(*map(escape, row))
     (console or out_console()).print(table, highlight=False)

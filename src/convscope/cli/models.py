@@ -23,6 +23,11 @@ def models(
     if as_json:
         print_json({"models": rows, "further": further})
         return
+    if not rows:
+        error_console().print(
+            f"no network is called {escape(str(pattern))}; quote patterns, as in 'resnet*'", highlight=False
+        )
+        return
     titles = {"model": "model", "input": "input", "num_params": "parameters", "macs": "MACs", "weights": "weights"}
     titles = {key: title for key, title in titles.items() if any(row[key] is not None for row in rows)}
     titles["description"] = "what it is"
@@ -32,10 +37,6 @@ def models(
             "Beside these: every classifier of torchvision and timm, for example `convscope models 'mobilenet*'`. "
             "With trained weights that need no network: efficientnet_lite0.",
             highlight=False,
-        )
-    elif not rows:
-        error_console().print(
-            f"no network is called {escape(pattern)}; quote patterns, as in 'resnet*'", highlight=False
         )
     elif further:
         error_console().print(f"and {further} more; narrow the pattern or raise --limit {limit}", highlight=False)

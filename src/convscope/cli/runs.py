@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from convscope.cli.console import escape, out_console, print_json, print_result, print_table, start
+from convscope.cli.console import error_console, escape, out_console, print_json, print_result, print_table, start
 from convscope.cli.options import Json
 
 
@@ -59,12 +60,17 @@ def runs(
     if as_json:
         print_json({"runs": rows})
         return
+    if not rows:
+        error_console().print(
+            f"no runs in {folder}; `convscope train` makes one", highlight=False, markup=False, soft_wrap=True
+        )
+        return
     print_table(
         ("run", "created", "data", "model", "seed", "test accuracy", "train s"),
         [
             (
                 row["run"],
-                row["created"],
+                datetime.fromisoformat(row["created"]).astimezone().strftime("%Y-%m-%d %H:%M"),
                 row["data"],
                 row["model"],
                 str(row["seed"]),

@@ -225,8 +225,10 @@ def _find_files(source: IdxSource, data_dir: str | None, on_progress: OnProgress
     for stem, md5 in source.md5.items():
         path = find_file(folders, _spellings(stem))
         if path is None and data_dir is not None:
+            missing = "" if folder.is_dir() else ", which is no folder"
             raise DataError(
-                f"{source.name}: found no {stem}-ubyte or {stem}-ubyte.gz in {folder} or {folder / source.subfolder}; "
+                f"{source.name}: found no {stem}-ubyte or {stem}-ubyte.gz in {folder}{missing} or its "
+                f"{source.subfolder}; "
                 "put it there, or leave out --data-dir to use the cache or download"
             )
         if path is None:

@@ -218,10 +218,10 @@ def _read(
     )
     for number, (name, verdict) in enumerate(verdicts):
         file_away(name, stamps[name], verdict)
-        if number % PROGRESS_STEP == PROGRESS_STEP - 1:
-            on_progress(Progress("read pictures", len(accepted) + len(refused), total))
+        if number % PROGRESS_STEP == PROGRESS_STEP - 1 and len(accepted) + len(refused) != total:
+            on_progress(Progress("reading pictures", len(accepted) + len(refused), total))
     done = len(accepted) + len(refused)
-    on_progress(Progress("read pictures", done, done))
+    on_progress(Progress("reading pictures", done, done))
     accepted.sort(key=lambda item: item[0].split("/"))
     refused.sort(key=itemgetter(0))
     return accepted, refused
@@ -309,8 +309,7 @@ def _check_classes(
         )
     if len(filled) < 2:
         raise DataError(
-            f"{name}: only one class, {_listed(sorted(filled))}, with {sum(counts.values())} pictures; "
-            f"telling classes apart takes two. {homes.expected}"
+            f"{name}: only one class, {_listed(sorted(filled))}; telling classes apart takes two. {homes.expected}"
         )
     notes += _check_parts(name, counts)
     alike: dict[str, list[str]] = defaultdict(list)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -31,11 +33,13 @@ def inspect_activating(subject: Subject) -> tuple[Panel, ...]:
     """
     evidence = evidence_of(subject)
     calls = layer_calls(subject)
-    if subject.layer is not None:
-        call = find_call(calls, subject.layer)
-    else:
-        call = last_maps(calls) if any(each.is_maps for each in calls) else calls[0]
-    own = _excitement(call.output)[0]
+    call = _richest(calls) if subject.layer is None else find_call(calls, subject.layer)
+    if len(call.output) != 1:
+        raise UsageError(
+            f"layer {call.name!r} cuts a picture into {len(call.output)} windows, none of which is the picture; "
+            "name another with --layer"
+        )
+    own = _excitement(call, call.output)[0]
     if subject.channel is not None and not 0 <= subject.channel < len(own):
         raise UsageError(
             f"layer {call.name!r} has channels 0 to {len(own) - 1}, there is none of number {subject.channel}"
@@ -61,6 +65,15 @@ def inspect_activating(subject: Subject) -> tuple[Panel, ...]:
     return tuple(panels)
 
 
+def _richest(calls: Sequence[Call]) -> Call:
+    """Return the last call that makes maps; of a network on tokens the last that makes those, else the first."""
+    try:
+        return last_maps(calls)
+    except UsageError:
+        tokens = [call for call in calls if call.output.ndim == 3 and len(call.output) == 1]
+        return tokens[-1] if tokens else calls[0]
+
+
 def channel_excitement(subject: Subject, call: Call, indices: NDArray[np.int64]) -> NDArray[np.float32]:
     """Return how excited each channel of the call is by these pictures of the evidence, float32 [len(indices), C]."""
     network, images = subject.network, evidence_of(subject).images
@@ -70,13 +83,15 @@ def channel_excitement(subject: Subject, call: Call, indices: NDArray[np.int64])
             data = make_resident(images, indices[start : start + BATCH_SIZE], subject.device)
             with recorded_calls(network, only=call.module) as calls:
                 network(subject.preprocessing.apply(data.pictures, data.rows))
-            found.append(_excitement(find_call(calls, call.name).output))
+            found.append(_excitement(call, find_call(calls, call.name).output))
     return np.concatenate(found)
 
 
-def _excitement(output: Tensor) -> NDArray[np.float32]:
-    """Return the largest value of each channel, float32 [B, C], of maps [B, C, H, W], tokens [B, T, C] or a vector."""
-    if output.ndim == 3:
+def _excitement(call: Call, output: Tensor) -> NDArray[np.float32]:
+    """Return the largest value of each channel, float32 [B, C], of maps, tokens [B, T, C] or vectors of the call."""
+    if output.ndim == 4 and call.is_channels_last:
+        output = output.permute(0, 3, 1, 2)
+    elif output.ndim == 3:
         output = output.transpose(1, 2)
     flat = output.flatten(2).amax(dim=2) if output.ndim > 2 else output
     return np.asarray(flat.float().cpu().numpy())

@@ -30,6 +30,9 @@ def inspect_feature_maps(subject: Subject, *, max_layers: int = MAX_LAYERS) -> t
     if len(shown) > max_layers:
         title = f"The picture in {max_layers} of {len(shown)} layers, from first to last"
         shown = [shown[i] for i in np.linspace(0, len(shown) - 1, max_layers).round().astype(int)]
+    tokens = sum(call.output.ndim == 3 for call in calls)
+    if tokens:
+        title += f"; {tokens} layers of tokens, which are no pictures, are left out"
     return (_panel(title, shown, MAX_MAPS),)
 
 
@@ -47,9 +50,9 @@ def _panel(title: str, calls: list[Call], most: int) -> Maps:
 
 def _maps(call: Call, most: int) -> NDArray[np.float32]:
     """Return the first maps of a layer, float32 [M, H, W]; a vector is one map, its values row by row."""
-    values = np.asarray(call.output[0].float().cpu().numpy())
+    values = np.asarray(call.channels_first(call.output)[0].float().cpu().numpy())
     if values.ndim == 3 and call.is_maps:
-        return values[:most]
+        return np.ascontiguousarray(values[:most])
     values = values.reshape(-1)
     columns = len(values) if len(values) <= 16 else int(np.ceil(np.sqrt(len(values))))
     grid = np.full((-(-len(values) // columns), columns), np.nan, np.float32)
@@ -58,12 +61,11 @@ def _maps(call: Call, most: int) -> NDArray[np.float32]:
 
 
 def _caption(call: Call, most: int) -> str:
-    number, *sides = call.output.shape[1:]
     if call.is_maps:
-        height, width = sides
+        number, height, width = call.channels_first(call.output).shape[1:]
         shown = f"{number} maps" if number <= most else f"the first {most} of {number} maps"
         what = f"{shown}, {height} × {width} each"
     else:
-        what = f"{number} values, row by row"
+        what = f"{call.output[0].numel()} values, row by row"
     low, high = (float(value) for value in call.output[0].float().aminmax())
     return f"layer {call.name}\n{call.kind}: {what}\nvalues from {low:.3g} to {high:.3g}"

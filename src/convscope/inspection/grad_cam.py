@@ -47,6 +47,7 @@ def grad_cam(subject: Subject, classes: tuple[int, ...]) -> tuple[str, tuple[NDA
         heats = []
         for k in classes:
             (gradient,) = torch.autograd.grad(logits[0, k], call.output, retain_graph=True)
-            weights = gradient.mean(dim=(2, 3), keepdim=True)
-            heats.append((weights * call.output.detach()).sum(dim=1)[0].relu().float().cpu().numpy())
+            weights = call.channels_first(gradient).mean(dim=(2, 3), keepdim=True)
+            maps = call.channels_first(call.output.detach())
+            heats.append((weights * maps).sum(dim=1)[0].relu().float().cpu().numpy())
     return call.name, tuple(heats)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 from convscope.errors import UsageError, unknown_name
@@ -17,6 +18,23 @@ POOLING = (
 )  # fmt: skip
 
 
+@dataclass
+class Layouts:
+    """Shapes in which a network hands on maps: [B, C, H, W], or channels last as [B, H, W, C]."""
+
+    channels_first: set[torch.Size] = field(default_factory=set)
+    channels_last: set[torch.Size] = field(default_factory=set)
+
+    def learn(self, module: nn.Module, output: Tensor) -> None:
+        """Note the layout of maps that a module of known layout makes."""
+        if output.ndim != 4:
+            return
+        if isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.GroupNorm):
+            self.channels_first.add(output.shape)
+        elif isinstance(module, nn.Linear) or type(module) is nn.LayerNorm:  # timm's subclass takes channels first
+            self.channels_last.add(output.shape)
+
+
 @dataclass(frozen=True)
 class Call:
     """One call of a module.
@@ -24,11 +42,13 @@ class Call:
     Args:
         name: of the module; from its second call on with the number of the call, as in "relu (call 2)".
         output: as it left the module, before a later layer could change it in place; [B, ...].
+        layouts: how the network lays out its maps, known when the whole of it has been called.
     """
 
     name: str
     module: nn.Module
     output: Tensor
+    layouts: Layouts = field(default_factory=Layouts, repr=False)
 
     @property
     def kind(self) -> str:
@@ -37,8 +57,24 @@ class Call:
 
     @property
     def is_maps(self) -> bool:
-        """Whether the output is maps [B, C, H, W] of more than one place."""
-        return self.output.ndim == 4 and self.output.shape[2] * self.output.shape[3] > 1
+        """Whether the output is maps of more than one place."""
+        return self.output.ndim == 4 and self.places[0] * self.places[1] > 1
+
+    @property
+    def is_channels_last(self) -> bool:
+        """Whether the output is maps [B, H, W, C]: none but layers that work on the last axis make this shape."""
+        shape = self.output.shape
+        return shape in self.layouts.channels_last and shape not in self.layouts.channels_first
+
+    @property
+    def places(self) -> tuple[int, int]:
+        """Return H and W of maps."""
+        height, width = self.output.shape[1:3] if self.is_channels_last else self.output.shape[2:4]
+        return height, width
+
+    def channels_first(self, values: Tensor) -> Tensor:
+        """Return values of the output's shape as [B, C, H, W], where they are maps; others as they are."""
+        return values.permute(0, 3, 1, 2) if self.is_channels_last else values
 
 
 @contextmanager
@@ -49,6 +85,7 @@ def recorded_calls(model: nn.Module, *, only: nn.Module | None = None) -> Iterat
     copies, so in-place layers leave the record as it is; gradients pass from the copies to the record.
     """
     calls: list[Call] = []
+    layouts = Layouts()
     handed_on: dict[int, tuple[Tensor, int]] = {}  # by id, kept alive so that none comes twice; version when handed on
     times: dict[str, int] = {}
 
@@ -58,7 +95,8 @@ def recorded_calls(model: nn.Module, *, only: nn.Module | None = None) -> Iterat
         if isinstance(module, UNCHANGED) or handed_on.get(id(output), (None, -1))[1] == output._version:
             return None
         times[name] = times.get(name, 0) + 1
-        calls.append(Call(name if times[name] == 1 else f"{name} (call {times[name]})", module, output))
+        layouts.learn(module, output)
+        calls.append(Call(name if times[name] == 1 else f"{name} (call {times[name]})", module, output, layouts))
         copy = output.clone()
         handed_on[id(copy)] = copy, copy._version
         return copy
@@ -92,9 +130,14 @@ def last_maps(calls: Sequence[Call]) -> Call:
     """Return the last call whose output is maps, pooling left aside: there features are the richest and have a place.
 
     Raises:
-        UsageError: the network has no maps.
+        UsageError: the network has no maps, or does most of its work on tokens behind them.
     """
-    for call in reversed(calls):
+    for index, call in reversed(list(enumerate(calls))):
         if call.is_maps and not isinstance(call.module, POOLING):
+            if 2 * sum(each.output.ndim == 3 for each in calls[index:]) > len(calls):
+                raise UsageError(
+                    f"behind layer {call.name!r} this network works on tokens, which it mixes over the whole picture; "
+                    "occlusion says where the evidence lies"
+                )
             return call
     raise UsageError("this network has no maps, only vectors, so nothing in it has a place in the picture")

@@ -13,7 +13,7 @@ from convscope.inspection.grad_cam import inspect_grad_cam
 from convscope.inspection.subject import Subject
 from convscope.results import ImageGrid, Maps, Panel, Table
 
-MAX_LAYERS, MAX_MAPS, MAX_SIDE = 12, 16, 56
+MAX_LAYERS, MAX_MAPS, MAX_SIDE = 16, 16, 56
 """What is kept: so many layers, so many maps of each, of at most so many places a side."""
 
 

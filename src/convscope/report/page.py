@@ -23,7 +23,7 @@ from convscope.errors import RunError
 from convscope.report import charts, colours
 from convscope.report.section import RecordedRun, Section, load_recorded_run
 from convscope.report.sections import SECTIONS
-from convscope.report.text import UNKNOWN, accuracy_text, printable
+from convscope.report.text import UNKNOWN, accuracy_text, printable, time_text
 from convscope.results import Curves, Heat, ImageGrid, Maps, Panel, Scatter, Table
 from convscope.runs import write_bytes
 
@@ -31,6 +31,8 @@ SMALL_PICTURE_PX = 100
 """Pictures below this are enlarged pixel by pixel; larger ones are photos and are smoothed."""
 COLUMN_PX = 480
 """Width of one of the two columns of panels on a screen for which the page was set."""
+PHONE_PX = 358
+"""Width of a panel on a phone of 390 px: a wider matrix scrolls in its frame, and is said to."""
 LONG_TABLE_ROWS, SCREEN_TABLE_ROWS = 20, 35
 """A table longer than the first stands beside several others; one longer than the second scrolls in its frame."""
 WIDE_TABLE_COLUMNS = 6
@@ -74,7 +76,7 @@ def _heading(run: RecordedRun) -> Heading:
     return Heading(
         title=f"{facts['model']['name']} on {facts['data']['name']}",
         headline=f"Accuracy on the test part: {accuracy_text(run.results['accuracy'])}" if run.results else "",
-        origin=f"Run {run.name}, started {facts['created']}, convscope {facts['convscope']}",
+        origin=f"Run {run.name}, started {time_text(facts['created'])}, convscope {facts['convscope']}",
     )
 
 
@@ -135,6 +137,7 @@ class _Drawing:
             "title": panel.title,
             "size": "wide" if least_px > COLUMN_PX else None,
             "place": place,
+            "scrolls_on_phones": least_px > PHONE_PX,
             "least_px": least_px,
             "greatest_px": greatest_px,
             "numbers": table and _table(table),

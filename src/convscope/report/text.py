@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 UNKNOWN = "–"
@@ -74,6 +75,11 @@ def bytes_text(value: int | None) -> str:
         if value >= size:
             return f"{value / size:.1f} {unit}"
     return f"{value} bytes"
+
+
+def time_text(iso: str) -> str:
+    """Return a point in time, ISO 8601 with its offset, to the minute, in UTC as it reads everywhere alike."""
+    return datetime.fromisoformat(iso).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def seconds_text(value: float | None) -> str:

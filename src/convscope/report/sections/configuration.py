@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from typing import Any
 
 from convscope.config import RunConfig, config_from_json
 from convscope.report.section import RecordedRun, Section
-from convscope.report.text import UNKNOWN, bytes_text
+from convscope.report.text import UNKNOWN, bytes_text, count_text
 from convscope.results import Table
 
 ALWAYS_GIVEN = ("epochs", "batch_size", "lr", "optimizer", "schedule", "seed", "split_seed")
 """Options that the command names even where they have their default, which a later version may change."""
+GIVEN_IF_PRETRAINED = ("resize", "crop_fraction", "interpolation")
+"""Options whose default with published weights is not that of the configuration."""
 
 
 def configuration_section(run: RecordedRun) -> Section:
@@ -35,16 +37,20 @@ def configuration_section(run: RecordedRun) -> Section:
                 (("Data", facts["data"]["fingerprint"] or UNKNOWN), ("Split", facts.get("split_sha256") or UNKNOWN)),
             ),
         ),
-        command=reproducing_command(config, facts["model"]["name"]),
+        command=reproducing_command(config, facts["model"]["name"], side_px=facts["preprocessing"]["image_size"][0]),
     )
 
 
-def reproducing_command(config: RunConfig, model: str) -> str:
+def reproducing_command(config: RunConfig, model: str, *, side_px: int) -> str:
     """Return the command line that repeats a run, quoted for a POSIX shell.
 
     Args:
         model: the network that was really trained; the configuration may say `auto`.
+        side_px: of the pictures it was given; a pretrained network would otherwise get those its weights are used to.
     """
+    if config.model.pretrained:
+        config = replace(config, data=replace(config.data, image_size=side_px))
+    always_given = (*ALWAYS_GIVEN, *(GIVEN_IF_PRETRAINED if config.model.pretrained else ()))
     words = ["convscope", "train", config.data.source]
     if config.model.stack is None:
         words += ["--model", model]
@@ -52,7 +58,7 @@ def reproducing_command(config: RunConfig, model: str) -> str:
         for field in fields(part):
             value = getattr(part, field.name)
             said_already = field.name == "name" or field.default is MISSING
-            if said_already or (value == field.default and field.name not in ALWAYS_GIVEN):
+            if said_already or (value == field.default and field.name not in always_given):
                 continue
             option = field.name.replace("_", "-")
             if isinstance(value, bool):
@@ -68,14 +74,21 @@ def _option_text(name: str, value: object) -> str:
     return str(value)
 
 
+def _shown(name: str, value: object) -> str:
+    """Return an option's value as the table of options says it."""
+    if value is None or value == ():
+        return "not set"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return count_text(value) if isinstance(value, int) else _option_text(name, value)
+
+
 def _options(config: RunConfig) -> Table:
     rows = []
     for part in (config.data, config.model, config.train):
         for field in fields(part):
-            value = getattr(part, field.name)
-            shown = "not set" if value is None or value == () else _option_text(field.name, value)
             option = "model" if field.name == "name" else field.name
-            rows.append((option, {"True": "yes", "False": "no"}.get(shown, shown)))
+            rows.append((option, _shown(field.name, getattr(part, field.name))))
     return Table("Options", ("Option", "Value"), tuple(rows))
 
 

@@ -51,4 +51,4 @@ def _rule(rule: Mapping[str, Any] | None) -> tuple[Table, ...]:
         (f"Validation pictures that keep their class, of {rule['n']:,}", percent_text(rule["kept"])),
         (f"Test pictures that keep it, of {rule['test_n']:,}", percent_text(rule["test_kept"])),
     )
-    return (Table(f"Answered `{UNKNOWN}` below a threshold", ("What", "Value"), rows),)
+    return (Table(f"Answered “{UNKNOWN}” below a threshold", ("What", "Value"), rows),)
