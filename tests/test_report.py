@@ -97,12 +97,34 @@ def make_run(
         "test": np.bincount(true, minlength=k).tolist(),
     }
     write_json(folder / "run.json", _facts(class_names, counts, size, channels, ids))
+    write_json(folder / "plan.json", _plan(finished=finished))
     if finished:
         write_json(folder / "certificate.json", _certificate(ids[-1]))
         _write_results(folder, class_names, true, predicted, ids[n_train:], random)
         write_json(folder / "calibration.json", _calibration(random))
         write_panels(folder / "inside.npz", _inside(pictures[n_train], class_names))
     return Made(folder, class_names, true, predicted)
+
+
+def _plan(*, finished: bool) -> dict[str, Any]:
+    mib = 2**20
+    return {
+        "limit_bytes": 900 * mib,
+        "why": "700.0 MiB of 900.0 MiB predicted; each batch of 64 goes through the network in 2 parts of 32",
+        "batch_size": 64,
+        "parts": 2,
+        "checkpoint_activations": False,
+        "evaluation_batch": None,
+        "model_file": True,
+        "keeps_freed_memory": True,
+        "stages": [
+            {"stage": "data", "predicted_bytes": None, "measured_bytes": 600 * mib},
+            {"stage": "training", "predicted_bytes": 700 * mib, "measured_bytes": 690 * mib if finished else None},
+            {"stage": "report", "predicted_bytes": 650 * mib, "measured_bytes": 690 * mib if finished else None},
+        ],
+        "peak": {"predicted_bytes": 700 * mib, "measured_bytes": 690 * mib if finished else None},
+        "seconds": {"predicted": 8.0 if finished else None, "measured": 10.0 if finished else None},
+    }
 
 
 def _certificate(changed: str) -> dict[str, Any]:
@@ -451,7 +473,8 @@ def test_page_is_accessible_in_form(hostile: Made, hostile_page: tuple[Page, str
     assert all(later <= earlier + 1 for earlier, later in pairwise(levels))
     assert [text for level, text in page.headings if level == 2] == [
         "Data", "Learning curves", "Results", "Confusion matrix", "First test predictions", "Worst mistakes",
-        "Inside the network", "Calibration", "The file that predicts", "Configuration",
+        "Inside the network", "Calibration", "The file that predicts", "Memory and time",
+        "Configuration",
     ]  # fmt: skip
     assert all(image.get("alt") for image in page.of("img"))
     assert all(header.get("scope") in {"row", "col"} for header in page.of("th"))
@@ -477,6 +500,18 @@ def test_unfinished_run_leaves_sections_out_with_one_line(tmp_path: Path) -> Non
     page, html = read_page(make_run(tmp_path / "run", epochs=1, finished=False, validation=False))
     assert html.count("Left out: the run has not been measured") == 7
     assert [t[0] for t in page.tables].count(["epoch", "train", "examples seen"]) == 2
+
+
+def test_the_plan_stands_beside_what_was_measured(tmp_path: Path) -> None:
+    page, _ = read_page(make_run(tmp_path / "run"))
+    rows = page.table("Up to the end of", "Expected", "Measured", "Difference")
+    assert rows == [
+        ["data", "–", "600.0 MiB", "–"],
+        ["training", "700.0 MiB", "690.0 MiB", "1.4\u00a0%"],
+        ["report", "700.0 MiB", "690.0 MiB", "1.4\u00a0%"],  # the peak so far, not that of the stage
+        ["whole run", "700.0 MiB", "690.0 MiB", "1.4\u00a0%"],
+        ["time to train", "8.0 s", "10.0 s", "-20.0\u00a0%"],
+    ]
 
 
 def test_run_with_nothing_measured_shows_dashes(tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def test_a_killed_save_leaves_the_former_one_and_is_cleaned_up(tmp_path: Path) -
         "    global left\n"
         "    left -= 1\n"
         "    if left < 0: path.write_bytes(content[: len(content) // 2]); os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    write(path, content)\n"
+        "    return write(path, content)\n"
         "runs._write_and_sync = dying\n"
         "runs.save_checkpoint(Path(sys.argv[1]), 2, {'a': b'x' * 100, 'b': b'y' * 100})\n"
     )

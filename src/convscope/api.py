@@ -35,9 +35,10 @@ from convscope.models.saved import SavedModel, channels_last, load_model
 from convscope.models.spec import ModelSpec
 from convscope.models.stack import parse_stack
 from convscope.models.zoo import count_zoo_parameters, freeze_all_but_head, zoo_names
+from convscope.planning import fit_into_memory
 from convscope.recipes import RECIPES
 from convscope.report.page import build_report
-from convscope.results import Budget, MeasuredMemory, OnProgress, RunResult, ignore_progress
+from convscope.results import Budget, MeasuredMemory, OnProgress, Progress, RunResult, ignore_progress
 from convscope.runs import (
     check_out,
     create_run_folder,
@@ -45,9 +46,13 @@ from convscope.runs import (
     read_config,
     read_json,
 )
+from convscope.sizes import parse_bytes
 from convscope.training.measured_step import measure_step
+from convscope.training.plan_record import write_plan
 from convscope.workflow import check_same, finish, load_run_data, predict, prepare, write_evaluation, write_start
 
+AUTO = "auto"
+"""A batch size that is to be chosen."""
 EXPORT_FORMATS = ("onnx",)
 MODELS_LISTED = 40
 """So many networks of torchvision and timm are listed at a time."""
@@ -58,8 +63,8 @@ def make_config(source: str, model: str | None = None, **options: Any) -> RunCon
 
     Args:
         model: a name from MODELS; None is `auto`, or the stack that is given.
-        options: fields of DataConfig, ModelConfig and TrainConfig by name, for example epochs=5, image_size=64;
-            None is not given.
+        options: fields of DataConfig, ModelConfig and TrainConfig by name, for example epochs=5, image_size=64,
+            batch_size="auto", memory="4GiB"; None is not given.
 
     Raises:
         UsageError: a name or value cannot be meant.
@@ -85,6 +90,10 @@ def make_config(source: str, model: str | None = None, **options: Any) -> RunCon
     if published is not None:
         data = {name: getattr(published, name) for name in ("resize", "crop_fraction", "interpolation")} | data
     source = _source(source)
+    if training.get("batch_size") == AUTO:
+        training = {k: v for k, v in training.items() if k != "batch_size"} | {"auto_batch": True}
+    if isinstance(training.get("memory"), str):
+        training["memory"] = parse_bytes(training["memory"])
     if spec is not None:
         training = dict(spec.train) | training
     return RunConfig(
@@ -161,9 +170,12 @@ def run_config(
     """Start the run that a configuration describes and see it to its end."""
     if out is not None:
         check_out(Path(out))
-    prepared = prepare(config, on_progress)
+    prepared, plan = fit_into_memory(prepare(config, on_progress))
+    if plan.chosen:
+        on_progress(Progress(f"memory: {plan.why}", 0, None))
     run = create_run_folder(out, default_name=f"{prepared.images.name}-{config.model.name}")
     with locked(run):
+        write_plan(run, plan)
         write_start(run, prepared)
         return finish(run, prepared, report=report, resume=False, on_progress=on_progress)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from convscope.errors import UsageError, unknown_name
 
@@ -121,6 +121,12 @@ class TrainConfig:
         momentum: of SGD, and the first beta of Adam and AdamW (None: 0.9).
         beta2: the second beta of Adam and AdamW.
         weight_decay: coupled for SGD and Adam, decoupled for AdamW.
+        auto_batch: batch_size is to be chosen: the largest power of two that makes sense and fits; once a run has begun
+            batch_size is what was chosen.
+        parts: each batch goes through the network in so many parts; the gradient is that of the whole batch.
+        evaluation_batch: at most so many pictures at a time where nothing is learned; None: as many as are fast.
+        memory: the most bytes that the process may take, or torch may take of a GPU; None for no limit. What has to be
+            changed for it that leaves the result as it is, is.
         accumulate: gradient steps that are added up before the weights change.
         label_smoothing: share of the target spread evenly over all classes, 0..1.
         augment: names from AUGMENTATIONS, applied in this order to training batches.
@@ -146,6 +152,10 @@ class TrainConfig:
 
     epochs: int = 10
     batch_size: int = 64
+    auto_batch: bool = False
+    parts: int = 1
+    evaluation_batch: int | None = None
+    memory: int | None = None
     lr: float = 1e-3
     optimizer: Optimizer = "adam"
     momentum: float | None = None
@@ -175,6 +185,9 @@ class TrainConfig:
         for name in (
             "epochs",
             "batch_size",
+            "parts",
+            "evaluation_batch",
+            "memory",
             "accumulate",
             "patience",
             "threads",
@@ -213,6 +226,9 @@ class TrainConfig:
             raise unknown_name("schedule", self.schedule, get_args(Schedule))
 
 
+_Part = TypeVar("_Part", DataConfig, ModelConfig, TrainConfig)
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """Everything that determines a run."""
@@ -238,17 +254,31 @@ def config_from_json(tree: Mapping[str, Any]) -> RunConfig:
     Raises:
         UsageError: a key is unknown, which means that a newer version wrote it.
     """
-    parts: dict[str, Any] = {}
-    for name, kind in (("data", DataConfig), ("model", ModelConfig), ("train", TrainConfig)):
-        values = dict(tree[name])
-        known = {entry.name for entry in fields(kind)}
-        for key, value in values.items():
-            if key not in known:
-                raise unknown_name(f"{name} option", key, known)
-            if isinstance(value, list):
-                values[key] = tuple(value)
-        parts[name] = kind(**values)
-    return RunConfig(**parts)
+    return RunConfig(
+        data=_part_from_json(DataConfig, "data", tree["data"]),
+        model=model_config_from_json(tree["model"]),
+        train=train_config_from_json(tree["train"]),
+    )
+
+
+def model_config_from_json(tree: Mapping[str, Any]) -> ModelConfig:
+    """Return the part of a configuration that `dataclasses.asdict` made of it."""
+    return _part_from_json(ModelConfig, "model", tree)
+
+
+def train_config_from_json(tree: Mapping[str, Any]) -> TrainConfig:
+    """Return the part of a configuration that `dataclasses.asdict` made of it."""
+    return _part_from_json(TrainConfig, "train", tree)
+
+
+def _part_from_json(kind: type[_Part], name: str, tree: Mapping[str, Any]) -> _Part:
+    """Return a part of a configuration; JSON knows no tuples, only lists."""
+    known = {entry.name for entry in fields(kind)}
+    for key in tree:
+        if key not in known:
+            raise unknown_name(f"{name} option", key, known)
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in tree.items()}
+    return kind(**values)
 
 
 def _at_least(name: str, value: float | None, least: int) -> None:

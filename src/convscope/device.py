@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import platform
 import sys
@@ -16,6 +17,20 @@ import torch
 
 from convscope.errors import UsageError
 from convscope.processors import available_processors
+
+_SHORTAGES = (
+    "DefaultCPUAllocator",
+    "std::bad_alloc",
+    "CUDA error: out of memory",
+    "MPS backend out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "CUSOLVER_STATUS_ALLOC_FAILED",
+    "could not create a memory object",
+)
+"""What torch's allocators and the libraries it calls (cuBLAS, cuDNN, cuSOLVER, oneDNN) say when there is no memory."""
 
 SMALL_STEP_MACS = 10_000_000
 """A training step of fewer multiply-adds (for the whole batch, forward) runs on one CPU thread.
@@ -78,10 +93,31 @@ def keep_freed_memory() -> None:
     go back at once, so the peak of large networks stays what it was.
     Source: mallopt(3), M_MMAP_THRESHOLD and M_TRIM_THRESHOLD.
     """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
+    if libc := _glibc():
         libc.mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)
         libc.mallopt(_M_TRIM_THRESHOLD, 256 * 2**20)
+
+
+def release_freed_memory() -> None:
+    """Let the C allocator give blocks of 1 MiB and more back as soon as they are freed: less memory, more page faults.
+
+    No gaps between blocks stay behind, so what a process holds is little more than what is in use.
+    """
+    if libc := _glibc():
+        libc.mallopt(_M_MMAP_THRESHOLD, 2**20)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**20)
+
+
+def return_free_memory() -> None:
+    """Give the memory that is free and still held by the C allocator back to the system, once."""
+    gc.collect()
+    if libc := _glibc():
+        libc.malloc_trim(0)
+
+
+@cache
+def _glibc() -> ctypes.CDLL | None:
+    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
 
 
 def threads_for_step(macs: int) -> int | None:
@@ -112,8 +148,10 @@ def seed_generator(device: torch.device, seed: int) -> None:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Say whether an error means that memory ran out, on whatever device; torch's CPU allocator has no class for it."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    """Say whether an error means that memory ran out, on whatever device; many libraries have no class for it."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _SHORTAGES)
 
 
 def autocast_dtype(device: torch.device, *, wanted: bool) -> torch.dtype | None:
@@ -181,6 +219,29 @@ def memory_in_use_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     return int(psutil.Process().memory_info().rss)
+
+
+def free_memory_bytes(device: torch.device) -> int:
+    """Return what could still be taken: of the device where it has memory of its own, else of this machine."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return min([psutil.virtual_memory().available, *_left_in_group()])
+
+
+def limit_device_memory(device: torch.device, limit_bytes: int) -> None:
+    """Let torch take no more of a GPU; does nothing for a CPU, where no allocator knows of such a limit."""
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, limit_bytes / total), device)
+
+
+def _left_in_group() -> list[int]:
+    """Return what a limit on this process's control group leaves, if there is one."""
+    group = Path("/sys/fs/cgroup")
+    try:
+        return [int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())]
+    except (OSError, ValueError):  # no such file, or "max"
+        return []
 
 
 def _synchronize(device: torch.device) -> None:

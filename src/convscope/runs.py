@@ -2,6 +2,7 @@
 
     RUN/run.json             configuration, versions, hardware, data: written once at the start
         split.csv            picture,label,split            skipped.csv      file,reason,remedy
+        plan.json            what the run was expected to take, and what it took
         history.jsonl        one EpochRecord a line
         checkpoints/step-N/  the training state after N steps, and manifest.json: size and sha256 of each file
         model.safetensors, model.json                       what one ships
@@ -11,7 +12,7 @@
         inside.npz           one picture on its way through the network
         report.html
 
-Nothing here knows of torch: tensors arrive as bytes.
+Nothing here knows of torch: tensors arrive as bytes, or as a stream of them.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -47,18 +48,33 @@ _FORBIDDEN_IN_NAMES = str.maketrans(dict.fromkeys('/\\:*?"<>| ', "-"))
 
 
 @dataclass(frozen=True)
+class Stream:
+    """The content of a file, piece by piece, so that it need not be in memory twice.
+
+    Args:
+        chunks: returns the pieces from the beginning; `num_bytes` in all.
+    """
+
+    num_bytes: int
+    chunks: Callable[[], Iterable[bytes | memoryview]]
+
+
+Content = bytes | Stream
+
+
+@dataclass(frozen=True)
 class Checkpoint:
-    """A training state that was read back whole: the step it belongs to and its files."""
+    """A training state that was found whole: the step it belongs to and its files by name."""
 
     step: int
-    files: Mapping[str, bytes]
+    files: Mapping[str, Path]
     warnings: tuple[str, ...] = ()
 
 
 # ---------------------------------------------------------------- whole writes
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: Content) -> None:
     """Write a file so that after any crash it holds the old content or the new, never a part.
 
     Raises:
@@ -71,7 +87,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         _sync_folder(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise _write_error(path, len(content), error) from error
+        raise _write_error(path, _size(content), error) from error
 
 
 def write_json(path: Path, tree: Any) -> None:  # noqa: ANN401
@@ -293,7 +309,7 @@ def read_thumbnails(run: Path) -> dict[str, NDArray[np.uint8]]:
 # ---------------------------------------------------------------- checkpoints
 
 
-def save_checkpoint(run: Path, step: int, files: Mapping[str, bytes], *, keep: Iterable[int] = ()) -> None:
+def save_checkpoint(run: Path, step: int, files: Mapping[str, Content], *, keep: Iterable[int] = ()) -> None:
     """Save the training state after `step` steps, then delete old ones but the newest two and those in `keep`.
 
     The folder gets its final name only when all of it is on the disk; it is read back and compared with its
@@ -304,16 +320,17 @@ def save_checkpoint(run: Path, step: int, files: Mapping[str, bytes], *, keep: I
     """
     root = run / "checkpoints"
     final, temporary = root / f"step-{step}", root / f".step-{step}.tmp"
-    manifest = {name: {"bytes": len(content), "sha256": sha256(content)} for name, content in files.items()}
-    needed = sum(map(len, files.values()))
+    needed = sum(map(_size, files.values()))
     try:
         root.mkdir(exist_ok=True)
         _delete_leftovers(root)
         if final.exists():
             shutil.rmtree(final)  # only reached again on a resume from before it, or when it is broken
         temporary.mkdir()
-        for name, content in files.items():
-            _write_and_sync(temporary / name, content)
+        manifest = {
+            name: {"bytes": _size(content), "sha256": _write_and_sync(temporary / name, content)}
+            for name, content in files.items()
+        }
         _write_and_sync(temporary / "manifest.json", json.dumps(manifest, indent=2).encode())
         _sync_folder(temporary)
         temporary.replace(final)
@@ -321,7 +338,7 @@ def save_checkpoint(run: Path, step: int, files: Mapping[str, bytes], *, keep: I
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise _write_error(final, needed, error) from error
-    problem = _read_checkpoint(final)[1]
+    problem = _check_checkpoint(final)[1]
     if problem:
         raise RunError(f"{final} did not read back as written ({problem}); check the disk. Older checkpoints are kept")
     steps = _checkpoint_steps(run)
@@ -339,7 +356,7 @@ def load_checkpoint(run: Path, step: int | None = None) -> Checkpoint:
     warnings: list[str] = []
     for candidate in _checkpoint_steps(run) if step is None else [step]:
         folder = run / "checkpoints" / f"step-{candidate}"
-        files, problem = _read_checkpoint(folder)
+        files, problem = _check_checkpoint(folder)
         if problem is None:
             return Checkpoint(candidate, files, tuple(warnings))
         warnings.append(f"{folder} is not used: {problem}")
@@ -353,22 +370,28 @@ def _checkpoint_steps(run: Path) -> list[int]:
     return sorted((int(name) for name in names if name.isdigit()), reverse=True)
 
 
-def _read_checkpoint(folder: Path) -> tuple[dict[str, bytes], str | None]:
-    """Return the files of a checkpoint and what is wrong with it, None if nothing is."""
+def _check_checkpoint(folder: Path) -> tuple[dict[str, Path], str | None]:
+    """Return the files of a checkpoint, all of them read, and what is wrong with it, None if nothing is."""
     try:
         manifest = json.loads((folder / "manifest.json").read_bytes())
-        files = {}
+        files = {name: folder / name for name in manifest}
         for name, entry in manifest.items():
-            files[name] = (folder / name).read_bytes()
-            if len(files[name]) != entry["bytes"]:
-                return {}, f"{name} has {len(files[name])} bytes, expected {entry['bytes']}"
-            if sha256(files[name]) != entry["sha256"]:
+            num_bytes, digest = _digest(files[name])
+            if num_bytes != entry["bytes"]:
+                return {}, f"{name} has {num_bytes} bytes, expected {entry['bytes']}"
+            if digest != entry["sha256"]:
                 return {}, f"{name} has another sha256 than manifest.json says"
     except FileNotFoundError as error:
         return {}, f"{Path(error.filename).name} is missing"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return {}, f"it cannot be read ({error})"
     return files, None
+
+
+def _digest(path: Path) -> tuple[int, str]:
+    """Return size and sha256 of a file, read in pieces."""
+    with path.open("rb") as file:
+        return os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _delete_leftovers(root: Path) -> None:
@@ -379,11 +402,20 @@ def _delete_leftovers(root: Path) -> None:
 # ---------------------------------------------------------------- the system below
 
 
-def _write_and_sync(path: Path, content: bytes) -> None:
+def _write_and_sync(path: Path, content: Content) -> str:
+    """Write a file through to the disk; return the sha256 of its content."""
+    digest = hashlib.sha256()
     with path.open("wb") as file:
-        file.write(content)
+        for chunk in content.chunks() if isinstance(content, Stream) else (content,):
+            file.write(chunk)
+            digest.update(chunk)
         file.flush()
         os.fsync(file.fileno())
+    return digest.hexdigest()
+
+
+def _size(content: Content) -> int:
+    return content.num_bytes if isinstance(content, Stream) else len(content)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -26,8 +26,11 @@ from convscope.device import (
     configure_threads,
     describe_hardware,
     keep_freed_memory,
+    limit_device_memory,
     measure_peak_flops,
     peak_memory_bytes,
+    release_freed_memory,
+    return_free_memory,
     threads_for_step,
 )
 from convscope.download import cache_folder
@@ -62,6 +65,8 @@ from convscope.training.head import class_weights
 from convscope.training.interrupts import stop_on_signals
 from convscope.training.loop import TrainingData, TrainResult
 from convscope.training.loop import train as train_loop
+from convscope.training.plan import EVALUATION, MODEL_FILE, REPORT
+from convscope.training.plan_record import complete_plan, read_plan
 from convscope.training.transfer import Sources, train_transfer
 
 SHOWN_PICTURES = 20
@@ -108,7 +113,11 @@ def prepare(config: RunConfig, on_progress: OnProgress) -> Prepared:
         UsageError, DataError, WeightsError: the options, data or weights cannot be used; nothing was written.
     """
     device = choose_device(config.train.device)
-    keep_freed_memory()
+    if config.train.memory is None:
+        keep_freed_memory()
+    else:
+        release_freed_memory()
+        limit_device_memory(device, config.train.memory)
     configure_threads(config.train.threads)
     fetch_weights(config.model, on_progress)  # before the pictures, which may take long
     images = load_images(config.data, on_progress)
@@ -205,10 +214,17 @@ def finish(run: Path, prepared: Prepared, *, report: bool, resume: bool, on_prog
     """Train to the end, measure on the evaluation part and write all results, in a run folder the caller locked."""
     config, images, network, part = prepared.config, prepared.images, prepared.network, prepared.evaluation_part
     indices = getattr(prepared.splits, part)
-    calibrating = calibration_indices(prepared.splits)
+    calibrating, planned = calibration_indices(prepared.splits), read_plan(run)
+    (keep_freed_memory if planned is None or planned["keeps_freed_memory"] else release_freed_memory)()
     trained, (logits, calibrating_logits) = _train(
-        run, prepared, (indices, calibrating), resume=resume, on_progress=on_progress
+        run, prepared, (indices, calibrating), planned, resume=resume, on_progress=on_progress
     )
+    peaks = dict(trained.peaks)
+    if EVALUATION in peaks:
+        peaks[EVALUATION] = peak_memory_bytes(prepared.device)
+    if config.train.memory is not None:
+        release_freed_memory()
+    return_free_memory()
     predictions = _predictions(images, indices, logits)
     saved = SavedModel(
         network=network,
@@ -230,7 +246,10 @@ def finish(run: Path, prepared: Prepared, *, report: bool, resume: bool, on_prog
         test_logits=logits,
         unknown=choose_rule(calibrating_logits),
         device=prepared.device,
+        most_at_once=config.train.evaluation_batch,
+        too_large=planned is not None and not planned["model_file"],
     )
+    peaks[MODEL_FILE] = peak_memory_bytes(prepared.device)
     recorded = read_json(run / "run.json")
     result = RunResult(
         run=str(run),
@@ -260,24 +279,39 @@ def finish(run: Path, prepared: Prepared, *, report: bool, resume: bool, on_prog
     write_json(run / "calibration.json", asdict(calibration))
     _write_inside(run, prepared, int(indices[0]))
     _write_thumbnails(run, images, recorded["data"]["samples"], predictions)
+    peaks[REPORT] = peak_memory_bytes(prepared.device)
+    if planned is not None:
+        complete_plan(run, planned, peaks, trained)
     if report:
         on_progress(Progress("writing the report", 0, None))
         build_report(run)
+        peaks[REPORT] = peak_memory_bytes(prepared.device)
+        if planned is not None:
+            complete_plan(run, planned, peaks, trained)
     return result
 
 
 def _train(
-    run: Path, prepared: Prepared, evaluated: Sequence[NDArray[np.int64]], *, resume: bool, on_progress: OnProgress
+    run: Path,
+    prepared: Prepared,
+    evaluated: Sequence[NDArray[np.int64]],
+    planned: Mapping[str, Any] | None,
+    *,
+    resume: bool,
+    on_progress: OnProgress,
 ) -> tuple[TrainResult, list[NDArray[np.float32]]]:
     """Train all layers, or what a frozen network leaves to train; return how it went and the `evaluated` logits.
 
     Args:
         evaluated: indices of pictures to classify in the end, part by part.
+        planned: plan.json.
     """
+    most_at_once = prepared.config.train.evaluation_batch
     config, images, splits, device = prepared.config, prepared.images, prepared.splits, prepared.device
     network, preprocessing = prepared.network, prepared.preprocessing
     with stop_on_signals() as stop_requested:
         sitting: Any = {"on_progress": on_progress, "stop_requested": stop_requested, "resume": resume}
+        sitting["planned_bytes"] = None if planned is None else planned["peak"]["predicted_bytes"]
         if config.frozen:
             sources = Sources(
                 images=images,
@@ -299,7 +333,10 @@ def _train(
         )
         trained = train_loop(network, data, config.train, run, **sitting)
         on_progress(Progress(f"evaluating on the {prepared.evaluation_part} part", 0, None))
-        return trained, [predict_indices(network, images, part, preprocessing, device) for part in evaluated]
+        return trained, [
+            predict_indices(network, images, part, preprocessing, device, most_at_once=most_at_once)
+            for part in evaluated
+        ]
 
 
 def _data_notes(images: ImageSet) -> list[str]:
@@ -333,11 +370,14 @@ def predict_indices(
     indices: NDArray[np.int64],
     preprocessing: Preprocessing,
     device: torch.device,
+    *,
+    most_at_once: int | None = None,
 ) -> NDArray[np.float32]:
     """Return the network's logits for these pictures, float32 [N, K]."""
     if len(indices) == 0:
         return np.zeros((0, images.num_classes), np.float32)
-    logits = predict_logits(network, make_resident(images, indices, device), preprocessing)
+    resident = make_resident(images, indices, device)
+    logits = predict_logits(network, resident, preprocessing, most_at_once=most_at_once)
     return np.asarray(logits.cpu().numpy())
 
 

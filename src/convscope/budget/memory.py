@@ -106,11 +106,16 @@ class StepCost:
 
 
 def predict_step(
-    network: nn.Module, input_shape: tuple[int, int, int], *, batch_size: int, train: TrainConfig
+    network: nn.Module,
+    input_shape: tuple[int, int, int],
+    *,
+    batch_size: int,
+    train: TrainConfig,
+    prepared: int | None = None,
 ) -> StepCost:
     """Return what a step of training takes; arguments and errors are those of `predict_memory`."""
     network = without_content(network)
-    step = _trace_step(network, input_shape, batch_size, batch_size, train)
+    step = _trace_step(network, input_shape, batch_size, max(batch_size, prepared or 0), train)
     peak = max(sum(parts.values()) for parts in step.timeline())
     last = len(step.memory.work) // min(2, train.accumulate)  # with accumulated gradients two batches are traced
     return StepCost(sum(_held(network, train).values()) + peak, tuple(step.memory.work[-last:]))
@@ -134,6 +139,15 @@ def _held(network: nn.Module, train: TrainConfig) -> dict[str, int]:
         BUFFERS: _bytes(network.buffers()),
         OPTIMIZER: optimizer_slots(train) * learn,
     }
+
+
+def predict_inference_bytes(network: nn.Module, input_shape: tuple[int, int, int], batch_size: int) -> int:
+    """Return the most bytes that predictions of one batch allocate, beside weights and buffers.
+
+    Raises:
+        UsageError, NotTraceable: as `predict_memory`.
+    """
+    return _trace_prediction(without_content(network), input_shape, batch_size, batch_size)
 
 
 def optimizer_slots(train: TrainConfig) -> int:

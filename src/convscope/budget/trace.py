@@ -133,7 +133,8 @@ def without_content(network: nn.Module) -> nn.Module:
     """Return a copy of the network whose tensors have shape, order in memory and type, and no content."""
     memo: dict[int, Any] = {}
     for tensor in (*network.parameters(), *network.buffers()):
-        empty = torch.empty_like(tensor, device="meta")
+        # not torch.empty_like, which imports torch's symbolic shapes for a second, and sympy with them
+        empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
         if isinstance(tensor, nn.Parameter):
             empty = nn.Parameter(empty, requires_grad=tensor.requires_grad)
         memo[id(tensor)] = empty

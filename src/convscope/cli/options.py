@@ -22,6 +22,18 @@ def parse_names(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
 
 
+def parse_batch_size(text: str) -> int | str:
+    """Return the number, or `auto`."""
+    if text == "auto":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(
+            f"batch size {text!r} is neither a whole number nor auto; for example --batch-size 64"
+        ) from None
+
+
 def parse_split(text: str) -> tuple[float, ...]:
     """Return the percentages of `70/15/15`."""
     try:

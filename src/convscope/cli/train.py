@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from convscope.cli.console import cell, print_json, print_result, print_table, start
-from convscope.cli.options import DataDir, Json, Out, Report, parse_names, parse_split, takes_options
+from convscope.cli.options import DataDir, Json, Out, Report, parse_batch_size, parse_names, parse_split, takes_options
 from convscope.errors import UsageError
 from convscope.results import Progress
 
@@ -19,7 +19,14 @@ def training_options(
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Start from published weights.")] = False,
     weights: Annotated[Path | None, typer.Option(help="Start from this .safetensors (or .pth) file.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training part.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Pictures per step.")] = None,
+    batch_size: Annotated[
+        str | None, typer.Option(help="Pictures per step; auto: the largest that makes sense and fits.")
+    ] = None,
+    memory: Annotated[str | None, typer.Option(help="The most the process may take, for example 4GiB.")] = None,
+    parts: Annotated[int | None, typer.Option(help="Parts in which a batch goes through the network.")] = None,
+    evaluation_batch: Annotated[
+        int | None, typer.Option(help="Most pictures at a time where nothing is learned.")
+    ] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate (peak of a one-cycle schedule).")] = None,
     optimizer: Annotated[str | None, typer.Option(help="adam, adamw or sgd.")] = None,
     momentum: Annotated[float | None, typer.Option(help="Of SGD; first beta of Adam.")] = None,
@@ -69,7 +76,10 @@ def training_options(
         "pretrained": pretrained or None,
         "weights": None if weights is None else str(weights),
         "epochs": epochs,
-        "batch_size": batch_size,
+        "batch_size": None if batch_size is None else parse_batch_size(batch_size),
+        "memory": memory,
+        "parts": parts,
+        "evaluation_batch": evaluation_batch,
         "lr": lr,
         "optimizer": optimizer,
         "momentum": momentum,

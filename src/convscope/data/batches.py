@@ -177,6 +177,15 @@ def input_bytes(data: Resident) -> int:
     return 4 * math.prod(data.input_shape)
 
 
+def chunk_pictures(picture_bytes: int, batch_size: int) -> int:
+    """Return how many pictures are prepared in one go: whole batches, one at least.
+
+    Args:
+        picture_bytes: of one as the network takes it, float32.
+    """
+    return max(1, CHUNK_BYTES // (picture_bytes * batch_size)) * batch_size
+
+
 def training_batches(
     data: Resident,
     preprocessing: Preprocessing,
@@ -197,8 +206,7 @@ def training_batches(
         ahead: make the next pictures in another thread meanwhile; worth it where a processor is idle.
     """
     order = permutation(len(data), seed, "order", epoch)
-    picture_bytes = input_bytes(data)
-    chunk = max(1, CHUNK_BYTES // (picture_bytes * batch_size)) * batch_size
+    chunk = chunk_pictures(input_bytes(data), batch_size)
 
     def prepare(start: int) -> tuple[int, NDArray[np.int64], Tensor, Tensor]:
         numbers = order[start : start + chunk]

@@ -63,21 +63,27 @@ def write_certified(
     test_logits: NDArray[np.float32],
     unknown: UnknownRule | None,
     device: torch.device,
+    most_at_once: int | None = None,
+    too_large: bool = False,
 ) -> Certificate:
     """Write RUN/model.onnx and RUN/certificate.json; a network without an ONNX form gets a certificate that says so.
 
     Args:
         saved: the trained network, on the device.
         tested, test_logits: indices of the pictures to compare on, and all their logits [N, K].
+        most_at_once: so many pictures at most go through the network at a time.
+        too_large: there is no memory to write the file, and the certificate says so.
     """
     card = card_of(saved, data, unknown)
     compared = np.sort(tested[permutation(len(tested), "certificate")[:PICTURES]])
     contents = read_members(Path(data.source), {images.ids[i] for i in compared}) if Path(data.source).exists() else {}
     try:
+        if too_large:
+            raise ExportError("it would take more than the limit on memory; `convscope export RUN` writes it later")
         content = write_model_file(run / MODEL_FILE, saved, card)
         engine = Engine(card, start_session(content, threads=available_processors()))
         preprocessing = Preprocessing(saved.mean, saved.std)
-        certificate = compare(saved.network, preprocessing, device, engine, images, compared, contents)
+        certificate = compare(saved.network, preprocessing, device, engine, images, compared, contents, most_at_once)
     except ExportError as error:
         (run / MODEL_FILE).unlink(missing_ok=True)
         certificate = Certificate(failed=str(error))

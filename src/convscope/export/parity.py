@@ -30,6 +30,7 @@ def compare(
     images: ImageSet,
     indices: NDArray[np.int64],
     contents: Mapping[str, bytes],
+    most_at_once: int | None = None,
 ) -> Certificate:
     """Return how far the probabilities of a model file are from those of torch.
 
@@ -40,6 +41,7 @@ def compare(
         network: on the device.
         indices: which pictures, at least one.
         contents: picture id -> bytes of its file; the pictures without any are left out unless there are none at all.
+        most_at_once: so many at most go through the network at a time.
 
     Raises:
         ExportError: ONNX Runtime cannot run the graph, or a picture that training read cannot be read any more.
@@ -51,7 +53,8 @@ def compare(
         found = softmax(np.concatenate([engine.logits(batch) for batch in batches]))
     except Exception as error:  # of ONNX Runtime's own classes, which have no common base
         raise ExportError(f"ONNX Runtime cannot run this network ({' '.join(str(error).split())[:200]})") from error
-    logits = predict_logits(network, make_resident(images, chosen, device), preprocessing)
+    resident = make_resident(images, chosen, device)
+    logits = predict_logits(network, resident, preprocessing, most_at_once=most_at_once)
     expected = softmax(logits.cpu().numpy())
     changed = np.flatnonzero(found.argmax(axis=1) != expected.argmax(axis=1))
     return Certificate(

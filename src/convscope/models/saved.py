@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as tensors_from_bytes
-from safetensors.torch import save as tensors_to_bytes
-from torch import Tensor, nn
+from torch import nn
 
 from convscope.config import ModelConfig
 from convscope.errors import RunError
 from convscope.models import build_model
 from convscope.models.blocks import InputShape
+from convscope.models.tensor_stream import read_into, stream_tensors
 from convscope.runs import read_json, write_bytes, write_json
 
 
@@ -49,7 +47,7 @@ def save_model(run: Path, model: SavedModel) -> None:
         "class_names": model.class_names,
         "preprocessing": preprocessing_to_json(model.input_shape, model.mean, model.std),
     }
-    write_bytes(run / "model.safetensors", tensors_to_bytes(contiguous_state(model.network)))
+    write_bytes(run / "model.safetensors", stream_tensors(model.network.state_dict()))
     write_json(run / "model.json", description)
 
 
@@ -65,8 +63,8 @@ def load_model(run: Path) -> SavedModel:
     config = ModelConfig(name=architecture["name"], stack=architecture.get("stack"))
     network = build_model(config, (channels, height, width), architecture["num_classes"])
     try:
-        network.load_state_dict(tensors_from_bytes(path.read_bytes()))
-    except (OSError, SafetensorError, RuntimeError) as error:
+        read_into(path, network.state_dict())
+    except (OSError, ValueError) as error:
         raise RunError(f"{path} does not hold the weights of model {architecture['name']!r}: {error}") from error
     return SavedModel(
         network=channels_last(network).eval(),
@@ -83,11 +81,6 @@ def preprocessing_to_json(input_shape: InputShape, mean: tuple[float, ...], std:
     """Return what is done to a picture before the network sees it, as run.json and model.json keep it."""
     channels, height, width = input_shape
     return {"image_size": [height, width], "channels": channels, "mean": mean, "std": std}
-
-
-def contiguous_state(model: nn.Module) -> dict[str, Tensor]:
-    """Return the state dict with row-major tensors, as safetensors needs them."""
-    return {name: value.contiguous() for name, value in model.state_dict().items()}
 
 
 def channels_last(model: nn.Module) -> nn.Module:

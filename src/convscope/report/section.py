@@ -33,6 +33,7 @@ class RecordedRun:
         mistakes: rows of mistakes.csv, worst first; None while there are none.
         skipped: rows of skipped.csv.
         certificate: certificate.json; None where there is none.
+        plan: plan.json; None where it was not recorded.
         thumbnails: picture id -> uint8 [H, W, C]; not every picture has one.
         calibration: calibration.json; None where it was not recorded.
         inside: what the layers made of one picture; None where it was not recorded.
@@ -50,6 +51,7 @@ class RecordedRun:
     calibration: Mapping[str, Any] | None
     inside: tuple[Panel, ...] | None
     certificate: Mapping[str, Any] | None
+    plan: Mapping[str, Any] | None
 
     def picture(self, picture_id: str) -> NDArray[np.uint8]:
         """Return the small copy of a picture, an empty array when none was kept."""
@@ -88,6 +90,7 @@ def load_recorded_run(run: Path) -> RecordedRun:
         labels={row["picture"]: row["label"] for row in _rows(run / "split.csv") or ()},
         results=_json(run / "results.json"),
         certificate=_json(run / "certificate.json"),
+        plan=_json(run / "plan.json"),
         predictions=_rows(run / "predictions.csv"),
         mistakes=_rows(run / "mistakes.csv"),
         skipped=_rows(run / "skipped.csv") or (),

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from convscope.sizes import size_text
+
 UNKNOWN = "–"
 
 MAX_NAME_LENGTH = 48
@@ -68,13 +70,8 @@ def accuracy_text(accuracy: Mapping[str, Any] | None) -> str:
 
 
 def bytes_text(value: int | None) -> str:
-    """Return a size in bytes, MiB or GiB."""
-    if value is None:
-        return UNKNOWN
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if value >= size:
-            return f"{value / size:.1f} {unit}"
-    return f"{value} bytes"
+    """Return a size in bytes, KiB, MiB or GiB."""
+    return UNKNOWN if value is None else size_text(value)
 
 
 def time_text(iso: str) -> str:

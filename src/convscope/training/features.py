@@ -27,6 +27,7 @@ def extract_features(
     indices: NDArray[np.int64],
     preprocessing: Preprocessing,
     *,
+    batch_size: int = BATCH_SIZE,
     augment: Sequence[str] = (),
     words: tuple[int | str, ...] = (),
     cached: Path | None,
@@ -37,6 +38,7 @@ def extract_features(
 
     Args:
         pictures: uint8 [M, H, W, C].
+        batch_size: so many go through the frozen part at a time.
         augment, words: random changes to make, keyed by (words, picture index).
         cached: file to read the result from, or to keep it in; must be named after everything the result depends on
             (see `features_key`). A file that cannot be written is done without.
@@ -45,8 +47,8 @@ def extract_features(
     if cached is not None and cached.exists():
         return np.asarray(np.load(cached, mmap_mode="r", allow_pickle=False))
     out: NDArray[np.float32] | None = None
-    for start in range(0, len(indices), BATCH_SIZE):
-        batch = torch.from_numpy(indices[start : start + BATCH_SIZE])
+    for start in range(0, len(indices), batch_size):
+        batch = torch.from_numpy(indices[start : start + batch_size])
         chosen = torch.from_numpy(np.ascontiguousarray(pictures[batch.numpy()]))
         x = preprocessing.apply_augmented(chosen, augment, batch, *words) if augment else preprocessing.apply(chosen)
         values = forward.run(x.contiguous().numpy())

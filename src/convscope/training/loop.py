@@ -11,34 +11,40 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor, nn
 
 from convscope.config import TrainConfig
 from convscope.data.batches import Preprocessing, Resident, training_batches
-from convscope.device import autocast_dtype, has_idle_processor, memory_in_use_bytes, out_of_memory, seed_generator
+from convscope.device import (
+    has_idle_processor,
+    memory_in_use_bytes,
+    out_of_memory,
+    peak_memory_bytes,
+    seed_generator,
+)
 from convscope.errors import Interrupted, TrainingError, UsageError
 from convscope.evaluation.predict import mean_loss_and_accuracy
-from convscope.models.saved import contiguous_state
 from convscope.models.segments import checkpoint_activations
+from convscope.models.tensor_stream import read_into, stream_tensors
 from convscope.randomness import derive_seed
 from convscope.results import EpochRecord, OnProgress, Progress
 from convscope.runs import Checkpoint, load_checkpoint, save_checkpoint, write_history
 from convscope.training.optimizers import Optimizer
+from convscope.training.plan import EVALUATION, TRAINING
 from convscope.training.schedules import SCHEDULES
+from convscope.training.step import Step, make_step
 
+EXPECTATION_SECONDS, EXPECTATION_SHARE = 3.0, 0.1
+"""After so much time, or such a part of the steps, the time of the whole run is estimated."""
 WINDOW_SECONDS = 0.2
 """Losses are read back from the device, checked and shown this often; to read each one costs time."""
 
@@ -71,7 +77,7 @@ class LoopState:
         epochs_before: epochs that were done before this loop began, by a head fitted on frozen features.
         best_step: the checkpoint that holds the best weights so far, None before the first epoch's end.
         best_loss: its validation loss, None without a validation part: then the last epoch is the best.
-        parts: a batch goes through the network in so many parts; more than one after memory ran out.
+        parts: a batch goes through the network in so many parts; more than the configuration says after memory ran out.
         seconds, epoch_seconds: time spent so far, over all sittings, in the run and in this epoch.
         finished: nothing is left to train.
     """
@@ -101,12 +107,16 @@ class TrainResult:
     Args:
         train_seconds: time in training and validation over all sittings.
         notes: broken checkpoints that were passed over and memory that ran out, one line each.
+        peaks: stage -> most memory of the process up to its first end, in bytes.
+        expected_seconds: `train_seconds` as the first steps let expect; None where there were too few.
     """
 
     history: tuple[EpochRecord, ...]
     best_epoch: int
     train_seconds: float
     notes: tuple[str, ...] = ()
+    peaks: Mapping[str, int] = field(default_factory=dict)
+    expected_seconds: float | None = None
 
 
 @dataclass
@@ -114,23 +124,26 @@ class _Session:
     """One sitting of a run: the objects that the functions below work on."""
 
     model: nn.Module
-    forward: nn.Module  # the model, or its segments where activations are checkpointed
+    arithmetic: Step
     data: TrainingData
     config: TrainConfig
     run: Path
     on_progress: OnProgress
-    optimizer: Optimizer
-    scaler: torch.amp.GradScaler
-    dtype: torch.dtype | None
     state: LoopState
     step_seed: int
-    class_weights: Tensor | None
     clock: float
     saved_at: float
+    planned_bytes: int | None
+    peaks: dict[str, int] = field(default_factory=dict)
+    expected_seconds: float | None = None
 
     @property
     def device(self) -> torch.device:
         return self.data.train.labels.device
+
+    @property
+    def optimizer(self) -> Optimizer:
+        return self.arithmetic.optimizer
 
     @property
     def steps(self) -> int:
@@ -162,6 +175,7 @@ def train(
     stop_requested: Callable[[], bool] = lambda: False,
     resume: bool = False,
     before: EpochRecord | None = None,
+    planned_bytes: int | None = None,
 ) -> TrainResult:
     """Train the model in place and leave its best weights in it.
 
@@ -171,6 +185,7 @@ def train(
         stop_requested: asked after every batch; True saves the state and ends with Interrupted.
         resume: continue from the newest whole checkpoint of the run, if it has one.
         before: how the model did when it came here, where a fitted head stands for the first epochs.
+        planned_bytes: the most memory that the plan of the run expects, to be shown beside what is in use.
 
     Raises:
         TrainingError: the loss is not a number; names step, learning rate and pictures.
@@ -180,22 +195,19 @@ def train(
     if config.patience is not None and data.validation is None:
         raise UsageError("patience needs a validation part to watch; give it a share with --split, for example 80/20/0")
     device, now = data.train.labels.device, time.perf_counter()
-    dtype = autocast_dtype(device, wanted=config.mixed_precision)
+    forward = checkpoint_activations(model, data.train.input_shape) if config.checkpoint_activations else model
     session = _Session(
         model=model,
-        forward=checkpoint_activations(model, data.train.input_shape) if config.checkpoint_activations else model,
+        arithmetic=make_step(model, forward, config, device, data.class_weights),
         data=data,
         config=config,
         run=run,
         on_progress=on_progress,
-        optimizer=Optimizer(model, config),
-        scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
-        dtype=dtype,
-        state=LoopState(),
+        state=LoopState(parts=config.parts),
         step_seed=derive_seed(config.seed, "step"),
-        class_weights=None if data.class_weights is None else torch.tensor(data.class_weights, device=device),
         clock=now,
         saved_at=now,
+        planned_bytes=planned_bytes,
     )
     notes: list[str] = []
     if resume and any((run / "checkpoints").glob("step-*")):
@@ -204,6 +216,7 @@ def train(
         _restore(session, checkpoint)
     elif before is not None:
         session.state = LoopState(
+            parts=config.parts,
             epoch=before.epoch + 1,
             epochs_before=before.epoch,
             best_step=0,
@@ -215,14 +228,17 @@ def train(
         _save(session)  # the best so far, to come back to
     while not session.state.finished:
         _train_epoch(session, stop_requested)
+        _note_peak(session, TRAINING)
         _end_epoch(session)
     state = session.state
     assert state.best_epoch is not None  # a finished run has at least one epoch
     if state.best_step is not None and state.best_step != state.step:
-        model.load_state_dict(load_tensors(load_checkpoint(run, state.best_step).files["model.safetensors"]))
-    if state.parts > 1:
+        read_into(load_checkpoint(run, state.best_step).files["model.safetensors"], model.state_dict())
+    if state.parts > config.parts:
         notes.append(f"memory ran out: {_parts_text(session)}")
-    return TrainResult(state.history, state.best_epoch, state.seconds, tuple(notes))
+    return TrainResult(
+        state.history, state.best_epoch, state.seconds, tuple(notes), session.peaks, session.expected_seconds
+    )
 
 
 def _train_epoch(session: _Session, stop_requested: Callable[[], bool]) -> None:
@@ -263,6 +279,7 @@ def _train_batches(session: _Session, window: list[_Batch], stop_requested: Call
         if boundary or save or time.perf_counter() - session.clock >= WINDOW_SECONDS:
             _read_window(session, window)
             if not boundary:  # the end of the epoch shows itself, with its validation figures
+                _expect_seconds(session)
                 _show(session)
         if save:
             _save(session)
@@ -275,53 +292,25 @@ def _train_batches(session: _Session, window: list[_Batch], stop_requested: Call
 
 def _train_batch(session: _Session, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Train on one batch; return its mean loss and its logits [B, K], still on the device."""
-    state, config = session.state, session.config
+    state, config, arithmetic = session.state, session.config, session.arithmetic
     seed_generator(session.device, (session.step_seed + state.step) % 2**63)
     group_start = state.batch // config.accumulate * config.accumulate
     group_size = min(config.accumulate, session.batches_per_epoch - group_start)  # the last one may be smaller
     if state.parts == 1:
-        loss, logits = _add_gradients(session, x, labels, share=1 / group_size)
+        loss, logits = arithmetic.add_gradients(x, labels, share=1 / group_size)
     else:
-        total, parts = _weight(session, labels), []
-        for part, part_labels in zip(x.tensor_split(state.parts), labels.tensor_split(state.parts), strict=True):
-            if len(part):
-                share = _weight(session, part_labels) / total
-                part_loss, part_logits = _add_gradients(session, part, part_labels, share=share / group_size)
-                parts.append((part_loss * share, part_logits))
+        total, parts = arithmetic.weight(labels), []
+        number = math.ceil(len(x) / math.ceil(config.batch_size / state.parts))  # the last batch may be smaller
+        for part, part_labels in zip(x.tensor_split(number), labels.tensor_split(number), strict=True):
+            share = arithmetic.weight(part_labels) / total
+            part_loss, part_logits = arithmetic.add_gradients(part, part_labels, share=share / group_size)
+            parts.append((part_loss * share, part_logits))
         loss, logits = torch.stack([part[0] for part in parts]).sum(), torch.cat([part[1] for part in parts])
     if state.batch + 1 == group_start + group_size:
         progress = (state.step + 0.5) / session.steps
         session.optimizer.lr = config.lr * SCHEDULES[config.schedule](progress)
-        if session.scaler.is_enabled():
-            session.scaler.step(session.optimizer)  # type: ignore[arg-type]
-            session.scaler.update()
-        else:
-            session.optimizer.step()
-        session.optimizer.zero_grad()
+        arithmetic.change_weights()
     return loss, logits
-
-
-def _add_gradients(session: _Session, x: Tensor, labels: Tensor, *, share: float) -> tuple[Tensor, Tensor]:
-    """Add the gradients of `share` of the mean loss; return the whole loss and the logits, both detached."""
-    with torch.autocast(session.device.type, dtype=session.dtype) if session.dtype else nullcontext():
-        logits = session.forward(x)
-        loss = F.cross_entropy(logits, labels, session.class_weights, label_smoothing=session.config.label_smoothing)
-    _backward(session.scaler.scale(loss if share == 1 else loss * share))
-    return loss.detach(), logits.detach()
-
-
-def _backward(loss: Tensor) -> None:
-    """Do as `loss.backward()`, which spends 30 microseconds on questions that a scalar loss does not raise."""
-    engine = torch.autograd.Variable._execution_engine
-    engine.run_backward(
-        (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
-    )
-
-
-def _weight(session: _Session, labels: Tensor) -> float:
-    """Return how much these pictures count in a mean loss."""
-    weights = session.class_weights
-    return len(labels) if weights is None else float(weights[labels].sum())
 
 
 def _halve_parts(session: _Session, window: list[_Batch], reason: str) -> None:
@@ -374,8 +363,9 @@ def _end_epoch(session: _Session) -> None:
     validation_loss, validation_accuracy = None, None
     if data.validation is not None:
         validation_loss, validation_accuracy = mean_loss_and_accuracy(
-            session.model, data.validation, data.preprocessing
+            session.model, data.validation, data.preprocessing, most_at_once=config.evaluation_batch
         )
+        _note_peak(session, EVALUATION)
         if not math.isfinite(validation_loss):
             _raise_not_finite(session, validation_loss, state.step, np.zeros(0, np.int64))
     _count_time(session)
@@ -436,13 +426,13 @@ def _checkpoint_due(session: _Session) -> bool:
 def _save(session: _Session) -> None:
     state = session.state
     keep = () if state.best_step is None else (state.best_step,)
-    loop = json.dumps({"state": asdict(state), "scaler": session.scaler.state_dict()}, allow_nan=False)
+    loop = json.dumps({"state": asdict(state), "scaler": session.arithmetic.scaler.state_dict()}, allow_nan=False)
     save_checkpoint(
         session.run,
         state.step,
         {
-            "model.safetensors": tensors_to_bytes(contiguous_state(session.model)),
-            "optimizer.safetensors": tensors_to_bytes(_optimizer_slots(session.optimizer)),
+            "model.safetensors": stream_tensors(session.model.state_dict()),
+            "optimizer.safetensors": stream_tensors(_optimizer_slots(session.optimizer)),
             "loop.json": loop.encode(),
         },
         keep=keep,
@@ -451,26 +441,18 @@ def _save(session: _Session) -> None:
 
 
 def _restore(session: _Session, checkpoint: Checkpoint) -> None:
-    session.model.load_state_dict(load_tensors(checkpoint.files["model.safetensors"]))
-    for name, value in load_tensors(checkpoint.files["optimizer.safetensors"]).items():
-        if name == "steps_done":
-            session.optimizer.steps_done.copy_(value)
-            continue
-        number, slot = name.split(".", 1)
-        session.optimizer.slots[slot][int(number)].copy_(value)  # keeps the memory order that fused kernels rely on
-    tree = json.loads(checkpoint.files["loop.json"])
-    session.scaler.load_state_dict(tree["scaler"])
+    read_into(checkpoint.files["model.safetensors"], session.model.state_dict())
+    read_into(checkpoint.files["optimizer.safetensors"], _optimizer_slots(session.optimizer))
+    tree = json.loads(checkpoint.files["loop.json"].read_bytes())
+    session.arithmetic.scaler.load_state_dict(tree["scaler"])
     history = tuple(EpochRecord(**record) for record in tree["state"].pop("history"))
     session.state = LoopState(**tree["state"], history=history)
     write_history(session.run, history)
 
 
 def _optimizer_slots(optimizer: Optimizer) -> dict[str, Tensor]:
-    slots = {
-        f"{index}.{slot}": value.contiguous()
-        for slot, values in optimizer.slots.items()
-        for index, value in enumerate(values)
-    }
+    """Return the optimizer's own tensors by name."""
+    slots = {f"{index}.{slot}": value for slot, values in optimizer.slots.items() for index, value in enumerate(values)}
     return slots | {"steps_done": optimizer.steps_done}
 
 
@@ -484,17 +466,31 @@ def _count_time(session: _Session) -> None:
     session.clock = now
 
 
+def _note_peak(session: _Session, stage: str) -> None:
+    session.peaks.setdefault(stage, peak_memory_bytes(session.device))
+
+
+def _expect_seconds(session: _Session) -> None:
+    """Once, from the steps so far: to validate a picture costs a third of training on it, the forward pass."""
+    state, data = session.state, session.data
+    enough = state.seconds >= EXPECTATION_SECONDS or state.step >= session.steps * EXPECTATION_SHARE
+    if session.expected_seconds is None and enough and not state.epochs_before:
+        to_come = 0 if data.validation is None or state.epoch > 1 else len(data.validation) / len(data.train) / 3
+        session.expected_seconds = state.seconds / state.step * session.steps * (1 + to_come)
+
+
 def _show(session: _Session, record: EpochRecord | None = None) -> None:
     """Report progress; with a record, that of an epoch which has ended."""
     state, config = session.state, session.config
     last = record or (state.history[-1] if state.history else None)
     steps_left = session.steps - state.step
+    planned = "" if session.planned_bytes is None else f" of {session.planned_bytes / 2**20:,.0f}"
     values = {
         "loss": f"{state.loss_sum / max(1, state.seen):.4f}",
         "accuracy": f"{state.correct / max(1, state.seen):.2%}",
         "validation": f"{last.validation_accuracy:.2%}" if last and last.validation_accuracy is not None else "-",
         "images/s": f"{state.step * config.batch_size / max(state.seconds, 1e-9):,.0f}",
-        "memory": f"{memory_in_use_bytes(session.device) / 2**20:,.0f} MiB",
+        "memory": f"{memory_in_use_bytes(session.device) / 2**20:,.0f}{planned} MiB",
         "left": f"{state.seconds / max(1, state.step) * steps_left:,.0f} s",
     }
     stage = f"epoch {state.epoch}/{config.epochs}"

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from convscope.config import ModelConfig, TrainConfig
+from convscope.config import ModelConfig, TrainConfig, model_config_from_json, train_config_from_json
 from convscope.data.batches import Preprocessing
 from convscope.device import choose_device, configure_threads, keep_freed_memory, memory_in_use_bytes, peak_memory_bytes
 from convscope.errors import TrainingError
@@ -26,7 +26,7 @@ from convscope.models.saved import channels_last
 from convscope.models.stack import build_stack, parse_stack
 from convscope.models.zoo import freeze_all_but_head
 from convscope.results import MeasuredMemory
-from convscope.training.optimizers import Optimizer
+from convscope.training.step import make_step
 
 
 def measure_step(
@@ -60,12 +60,10 @@ def measure_step(
 
 
 def _measure(order: Mapping[str, Any]) -> MeasuredMemory:
-    settings: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in order["train"].items()}
-    train = TrainConfig(**settings)
+    train, model = train_config_from_json(order["train"]), model_config_from_json(order["model"])
     keep_freed_memory()
     configure_threads(train.threads)
     cpu = choose_device("cpu")
-    model = ModelConfig(**order["model"])
     if model.stack is None:
         find_model(model.name)  # imports torchvision or timm
     warm_up()
@@ -76,18 +74,21 @@ def _measure(order: Mapping[str, Any]) -> MeasuredMemory:
     if order["frozen"]:
         freeze_all_but_head(network)
     network.train()
-    optimizer = Optimizer(network, train)
+    arithmetic = make_step(network, network, train, cpu)
+    black = Preprocessing((0.0,) * channels, (1.0,) * channels)
     pictures = torch.zeros(batch_size, height, width, channels, dtype=torch.uint8)
     labels = torch.zeros(batch_size, dtype=torch.int64)
     held = sum(t.nbytes for t in (*network.parameters(), *network.buffers()))
-    held += sum(slot.nbytes for slots in optimizer.slots.values() for slot in slots)
+    held += sum(slot.nbytes for slots in arithmetic.optimizer.slots.values() for slot in slots)
 
     def step() -> None:
-        _step(network, optimizer, pictures, labels, train)
+        for _ in range(min(2, train.accumulate)):  # with accumulated gradients the second batch is the largest
+            arithmetic.add_gradients(black.apply(pictures.clone()), labels)
+        arithmetic.change_weights()
 
     def predict() -> None:
         with torch.inference_mode():
-            network.eval()(Preprocessing((0.0,) * channels, (1.0,) * channels).apply(pictures))
+            network.eval()(black.apply(pictures))
 
     step()
     resident = peak_memory_bytes(cpu)
@@ -107,23 +108,6 @@ def _build(model: ModelConfig, shape: InputShape, num_classes: int | None) -> nn
         assert model.stack is not None
         return build_stack(parse_stack(model.stack), shape)
     return build_model(model, shape, num_classes)
-
-
-def _step(
-    network: nn.Module, optimizer: Optimizer, pictures: torch.Tensor, labels: torch.Tensor, train: TrainConfig
-) -> None:
-    """Train one batch as loop.py does; with accumulated gradients two, for the second is the largest."""
-    channels = pictures.shape[-1]
-    for _ in range(min(2, train.accumulate)):
-        x = Preprocessing((0.0,) * channels, (1.0,) * channels).apply(pictures.clone())
-        logits = network(x)
-        if logits.dim() == 2:
-            loss = F.cross_entropy(logits, labels, label_smoothing=train.label_smoothing)
-        else:
-            loss = logits.mean()
-        loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
-    optimizer.zero_grad()
 
 
 def warm_up() -> None:

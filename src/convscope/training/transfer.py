@@ -18,6 +18,7 @@ from convscope.config import TrainConfig
 from convscope.data.batches import Preprocessing, Resident, ResidentFeatures, make_resident
 from convscope.data.image_set import ImageSet
 from convscope.data.splits import Splits
+from convscope.device import peak_memory_bytes
 from convscope.errors import Interrupted, UsageError
 from convscope.evaluation.forward import Forward, torch_forward
 from convscope.evaluation.predict import predict_logits
@@ -27,6 +28,7 @@ from convscope.runs import write_history
 from convscope.training.features import BATCH_SIZE, extract_features, features_key, features_name
 from convscope.training.head import Floats, Head, class_weights, cross_entropy, fit_head
 from convscope.training.loop import TrainingData, TrainResult, train
+from convscope.training.plan import HEAD
 
 MEMORY_SHARE = 0.5
 """Part of the free memory that features at the cut may take; beyond it the frozen part runs again in every epoch."""
@@ -58,6 +60,7 @@ class _Sitting:
     run: Path
     on_progress: OnProgress
     stop_requested: Callable[[], bool]
+    planned_bytes: int | None
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ def train_transfer(
     on_progress: OnProgress,
     stop_requested: Callable[[], bool] = lambda: False,
     resume: bool = False,
+    planned_bytes: int | None = None,
 ) -> tuple[TrainResult, Floats]:
     """Train the network's head, and from epoch `config.unfreeze_at` on more of it, in place.
 
@@ -96,6 +100,7 @@ def train_transfer(
         network: with the weights to start from, on the device; its last stage is a dense layer.
         run: run folder, locked by the caller.
         evaluated: indices of pictures to classify in the end.
+        planned_bytes: see `loop.train`.
 
     Returns:
         How training went, and the logits of the `evaluated` pictures, float32 [N, K].
@@ -104,7 +109,7 @@ def train_transfer(
         UsageError: the network cannot be cut into stages, or has no stage of a name in `config.unfreeze`.
         Interrupted: a stop was requested; what was computed is kept.
     """
-    sitting = _Sitting(sources, config, run, on_progress, stop_requested)
+    sitting = _Sitting(sources, config, run, on_progress, stop_requested, planned_bytes)
     start = time.perf_counter()
     stages = find_freezable(network, sources.images.shape)
     unfrozen = () if config.unfreeze_at is None else config.unfreeze or ("all",)
@@ -116,7 +121,8 @@ def train_transfer(
         record, logits = _fit_head(sitting, dense_head(rest), features, evaluated, start)
         write_history(run, (record,))
         if config.unfreeze_at is None:
-            return TrainResult((record,), record.epoch, record.seconds), logits
+            peaks = {HEAD: peak_memory_bytes(sources.device)}
+            return TrainResult((record,), record.epoch, record.seconds, peaks=peaks), logits
     return _fine_tune(sitting, frozen, rest, cut, record, evaluated, resume=resume)
 
 
@@ -219,8 +225,10 @@ def _fine_tune(
         stop_requested=sitting.stop_requested,
         resume=resume,
         before=record,
+        planned_bytes=sitting.planned_bytes,
     )
-    return result, predict_logits(model, resident(evaluated), sources.preprocessing).cpu().numpy()
+    logits = predict_logits(model, resident(evaluated), sources.preprocessing, most_at_once=config.evaluation_batch)
+    return result, logits.cpu().numpy()
 
 
 def _compute(sitting: _Sitting, frozen: nn.Module) -> _Features:
@@ -238,6 +246,7 @@ def _compute(sitting: _Sitting, frozen: nn.Module) -> _Features:
             sources.preprocessing,
             augment=augment,
             words=(config.seed, "view", view),
+            batch_size=min(BATCH_SIZE, config.evaluation_batch or BATCH_SIZE),
             cached=None if sources.cache is None else sources.cache / f"{name}.npy",
             on_progress=sitting.on_progress,
             stop_requested=sitting.stop_requested,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from convscope.report.section import RecordedRun, Section
 from convscope.report.sections import (
+    budget,
     calibration,
     configuration,
     confusion,
@@ -28,5 +29,6 @@ SECTIONS: dict[str, Callable[[RecordedRun], Section]] = {
     "inside": inside.inside_section,
     "calibration": calibration.calibration_section,
     "model-file": model_file.model_file_section,
+    "budget": budget.budget_section,
     "configuration": configuration.configuration_section,
 }

@@ -1,0 +1,192 @@
+"""How a run is fitted into memory: what is chosen, in which order, and that a real run stays below its limit."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import convscope
+from convscope.config import TrainConfig
+from convscope.errors import UsageError
+from convscope.results import Progress
+from convscope.runs import read_config, read_json
+from convscope.training.plan import TRAINING, Plan, Shells, Situation, make_plan, predict_stages
+
+MIB = 2**20
+
+
+def situation(*, norm: bool = False, frozen: bool = False, **options: object) -> Situation:
+    layers: list[nn.Module] = [nn.Conv2d(3, 64, 3, padding=1)]
+    for _ in range(3):
+        layers += [*([nn.BatchNorm2d(64)] if norm else []), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1)]
+    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+    return Situation(
+        shells=Shells(network, (3, 32, 32)),
+        num_classes=10,
+        num_train=5000,
+        num_validation=500,
+        num_test=1000,
+        config=TrainConfig(batch_size=64, **options),  # type: ignore[arg-type]
+        frozen=frozen,
+        device=torch.device("cpu"),
+        resident_bytes=400 * MIB,
+        peak_bytes=410 * MIB,
+    )
+
+
+def plan_within(where: Situation, limit_mib: int) -> Plan:
+    return make_plan(where, limit_bytes=limit_mib * MIB, free_bytes=2**40, auto_batch=False)
+
+
+def smallest_mib(where: Situation) -> int:
+    with pytest.raises(UsageError, match="too little for this run") as refusal:
+        plan_within(where, 100)
+    found = re.search(r"--memory (\d+)MiB", str(refusal.value))
+    assert found is not None
+    return int(found[1])
+
+
+@pytest.mark.parametrize("options", [{}, {"norm": True}, {"frozen": True}, {"optimizer": "sgd", "accumulate": 4}])
+def test_the_smallest_limit_that_is_named_is_the_smallest_that_works(options: dict[str, object]) -> None:
+    where = situation(**options)  # type: ignore[arg-type]
+    smallest = smallest_mib(where)
+    assert max(plan_within(where, smallest).stages.values()) <= smallest * MIB
+    with pytest.raises(UsageError, match="too little"):
+        plan_within(where, smallest - 2)
+
+
+def test_plans_fit_and_cost_more_time_only_where_less_memory_is_given() -> None:
+    where = situation()
+    smallest = smallest_mib(where)
+    plans = [plan_within(where, smallest + more) for more in (0, 4, 8, 12, 16, 24, 32, 50, 100, 300, 800)]
+    for plan in plans:
+        assert plan.limit_bytes is not None
+        assert max(plan.stages.values()) <= plan.limit_bytes
+        kept = replace(plan.config, parts=1, checkpoint_activations=False, evaluation_batch=None)
+        assert kept == where.config  # nothing that changes the result was touched
+    ways = [(plan.keeps_freed_memory, plan.config.checkpoint_activations) for plan in plans]
+    assert len(set(ways)) > 1
+    for way in set(ways):
+        parts = [plan.config.parts for plan, its_way in zip(plans, ways, strict=True) if its_way == way]
+        assert parts == sorted(parts, reverse=True)
+    assert plans[-1].config == where.config
+    assert plans[-1].why.endswith("nothing had to change")
+    assert len({plan.config.parts for plan in plans}) > 3
+
+
+def test_checkpoints_come_before_parts_where_parts_change_the_result() -> None:
+    where = situation(norm=True)
+    plain = predict_stages(replace(where, keeps_freed_memory=False))[TRAINING] // MIB
+    plan = plan_within(where, plain - 20)
+    assert plan.config.checkpoint_activations
+    assert plan.config.parts == 1
+    tight = plan_within(where, smallest_mib(where))
+    assert tight.config.parts > 1
+    assert "batch norm computes with the pictures of a part" in tight.why
+    assert where.config.batch_size // tight.config.parts >= 2
+
+
+def test_without_a_limit_nothing_changes() -> None:
+    where = situation()
+    plan = make_plan(where, limit_bytes=None, free_bytes=0, auto_batch=False)
+    assert plan.config == where.config
+    assert plan.stages == predict_stages(where)
+    short = make_plan(where, limit_bytes=None, free_bytes=0, auto_batch=False, short=True)
+    assert (short.config, short.peak_bytes) == (where.config, None)
+    assert "not predicted" in short.why
+
+
+@pytest.mark.parametrize(("pictures", "expected"), [(5000, 128), (100_000, 256), (100, 2), (20, 1)])
+def test_the_batch_size_suits_the_number_of_pictures(pictures: int, expected: int) -> None:
+    where = replace(situation(), num_train=pictures)
+    plan = make_plan(where, limit_bytes=None, free_bytes=2**40, auto_batch=True)
+    assert plan.config.batch_size == expected
+    assert plan.limit_bytes is None
+
+
+@pytest.mark.parametrize("limited", [True, False])
+def test_the_batch_size_is_the_largest_that_fits(limited: bool) -> None:
+    where = situation()
+    room = 700 * MIB
+    limit, free = (room, 2**40) if limited else (None, room - where.resident_bytes)
+    size = make_plan(where, limit_bytes=limit, free_bytes=free, auto_batch=True).config.batch_size
+
+    def takes(batch_size: int) -> int:
+        return predict_stages(replace(where, config=replace(where.config, batch_size=batch_size)))[TRAINING]
+
+    assert takes(size) <= room < takes(2 * size)
+
+
+def test_a_run_records_its_plan_and_goes_on_with_what_was_chosen(tmp_path: Path) -> None:
+    shown: list[Progress] = []
+    options = {"model": "mlp", "epochs": 1, "memory": "64GiB", "batch_size": "auto", "parts": 2, "report": False}
+    convscope.train("digits", out=tmp_path / "run", on_progress=shown.append, **options)
+    plan, config = read_json(tmp_path / "run" / "plan.json"), read_config(tmp_path / "run").train
+    assert config.batch_size == plan["batch_size"] == 32  # of 1,257 pictures
+    assert (config.memory, config.parts) == (64 * 2**30, 2)
+    assert [entry["stage"] for entry in plan["stages"]] == ["data", "training", "evaluation", "model file", "report"]
+    measured = [entry["measured_bytes"] for entry in plan["stages"]]
+    assert measured == sorted(measured)
+    assert plan["peak"]["measured_bytes"] == measured[-1]
+    assert plan["seconds"]["measured"] > 0
+    assert any(progress.stage.startswith("memory: a batch size of 32 was chosen") for progress in shown)
+    planned = plan["peak"]["predicted_bytes"] / MIB
+    assert any(p.values.get("memory", "").endswith(f" of {planned:,.0f} MiB") for p in shown)
+
+
+def test_a_network_that_needs_the_content_of_its_tensors_is_not_predicted() -> None:
+    class Curious(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x.flatten(1) * float(x.mean()))
+
+    where = replace(situation(), shells=Shells(Curious(3072, 10), (3, 32, 32)))
+    plan = make_plan(where, limit_bytes=None, free_bytes=0, auto_batch=False)
+    assert plan.peak_bytes is None
+    assert "cannot be predicted" in plan.why
+    with pytest.raises(UsageError, match="--memory cannot be kept; give a --batch-size that fits"):
+        plan_within(where, 10_000)
+
+
+def test_an_impossible_limit_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"memory 1.0 MiB is too little for this run: the smallest that works"):
+        convscope.train("digits", model="mlp", memory="1MiB", out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+CHILD = """
+import sys
+from pathlib import Path
+import convscope
+try:
+    convscope.train("digits", model="cnn", image_size=48, epochs=1, batch_size=128, memory=sys.argv[1], out=sys.argv[2])
+except convscope.errors.UsageError as error:
+    sys.exit(str(error))
+print(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")).split()[1])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+def test_a_process_stays_below_the_smallest_limit_that_is_named(tmp_path: Path) -> None:
+    def run(limit: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", CHILD, limit, str(tmp_path / limit)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    refused = run("100MiB")
+    assert refused.returncode == 1
+    found = re.search(r"--memory (\d+)MiB", refused.stderr)
+    assert found is not None, refused.stderr
+    limit = int(found[1]) + 8  # two starts of the interpreter differ by a few MiB
+    done = run(f"{limit}MiB")
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[-1]) <= 1024 * limit
+    plan = json.loads((tmp_path / f"{limit}MiB" / "plan.json").read_text())
+    assert plan["parts"] > 1
