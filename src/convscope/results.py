@@ -216,7 +216,7 @@ class RunResult:
         train_seconds: time in training and validation, over all sittings.
         peak_memory_bytes: most memory held by the process (on CUDA: by the device) up to the end of evaluation.
         fraction_of_peak_flops: operations of training and validation per second, as a fraction of the rate of a
-            large float32 matrix product measured in the same process.
+            large matrix product in the same number format, measured in the same process.
         notes: what a reader should know of how the run went, a sentence each.
     """
 
