@@ -18,7 +18,7 @@ from torch import nn
 from convscope.budget.memory import (
     NotTraceable,
     cut_into_segments,
-    optimizer_slots,
+    optimizer_bytes,
     predict_inference_bytes,
     predict_step,
 )
@@ -256,8 +256,8 @@ def _training_bytes(situation: Situation) -> int:
 
 
 def _evaluation_bytes(situation: Situation) -> int:
-    learning = sum(p.nbytes for p in situation.network.parameters() if p.requires_grad)
-    held = situation.all_pictures_bytes + optimizer_slots(situation.config) * learning
+    learning = [p for p in situation.network.parameters() if p.requires_grad]
+    held = situation.all_pictures_bytes + optimizer_bytes(learning, situation.config)
     pictures = max(situation.num_validation, situation.num_test, 1)
     size = evaluation_batch_size(situation.input_bytes, situation.config.evaluation_batch)
     logits = 3 * 4 * situation.num_classes * pictures
