@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import convscope
 from convscope.config import ModelConfig
 from convscope.data.batches import Preprocessing
+from convscope.data.duplicates import find_duplicates
 from convscope.data.image_set import ImageSet
 from convscope.data.splits import Splits
 from convscope.errors import DataError, UsageError
@@ -94,7 +95,7 @@ def make_evidence(channels: int) -> Evidence:
     logits[30] = [9, 0, 0, 0]  # its label is 2
     ids = tuple(f"{HOSTILE[0]}/{i}" for i in range(100))
     images = ImageSet("made", pictures, labels, CLASSES, ids, ("",) * 100)
-    splits = Splits(np.arange(20), np.arange(80, 100), np.arange(20, 80))
+    splits = Splits(np.arange(20), np.arange(80, 100), np.arange(20, 80), find_duplicates(images.images).groups)
     return Evidence(images, splits, "test", logits[20:80], splits.validation, logits[80:])
 
 

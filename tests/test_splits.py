@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convscope.config import DataConfig
+from convscope.data.duplicates import find_duplicates
 from convscope.data.image_set import ImageSet
-from convscope.data.splits import Splits, duplicate_groups, make_splits
+from convscope.data.splits import Splits, make_splits
 from convscope.errors import DataError
 from tests.conftest import make_image_set
 
@@ -41,7 +42,7 @@ def test_equal_pictures_stay_together() -> None:
     pixels[1:20:2] = pixels[0:19:2]  # ten pairs within a class
     pixels[45] = pixels[5]  # one picture in two classes
     images = replace(images, images=pixels)
-    groups = duplicate_groups(images)
+    groups = find_duplicates(images.images).groups
     for seed in range(5):
         parts = split(images, (50, 25, 25), seed)
         sides = [set(groups[part]) for _, part in parts.items()]
@@ -58,7 +59,8 @@ def test_official_parts_are_kept_and_a_leak_is_reported() -> None:
     parts = split(replace(images, parts=official, images=pixels))
     assert parts.test.tolist() == list(range(0, 80, 4))
     assert len(parts.validation) == 6  # ten per cent of 30, rounded, in each class
-    assert any("leak: 1 pictures" in note for note in parts.notes)
+    assert any("leak: 1 test pictures" in note and "(1 pixel by pixel)" in note for note in parts.notes)
+    assert parts.leaked("test").tolist() == [0]
 
 
 def test_all_parts_official() -> None:

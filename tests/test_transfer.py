@@ -54,7 +54,7 @@ class Counter:
 def sources(cache: Path | None, counter: Counter | None = None) -> Sources:
     images = make_image_set((40, 40, 40))
     order = np.random.default_rng(0).permutation(120)
-    splits = Splits(np.sort(order[:70]), np.sort(order[70:95]), np.sort(order[95:]))
+    splits = Splits(np.sort(order[:70]), np.sort(order[70:95]), np.sort(order[95:]), order)
     return Sources(
         images=images,
         splits=splits,
@@ -254,7 +254,7 @@ def test_classes_count_the_same_when_balanced(tmp_path: Path, weighted: bool) ->
     images: ImageSet = make_image_set((100, 8, 8))
     noisy = np.random.default_rng(0).integers(0, 256, images.images.shape, np.uint8)
     images = ImageSet(**{**images.__dict__, "images": (images.images // 4 + noisy // 4 * 3).astype(np.uint8)})
-    splits = Splits(np.arange(0, 116), np.zeros(0, np.int64), np.arange(0, 116))
+    splits = Splits(np.arange(0, 116), np.zeros(0, np.int64), np.arange(0, 116), np.arange(116))
     base = sources(None)
     given = Sources(**{**base.__dict__, "images": images, "splits": splits})
     config = TrainConfig(freeze=True, class_weights="balanced" if weighted else "none")

@@ -24,6 +24,7 @@ from convscope.config import STACK, DataConfig, ModelConfig, RunConfig, TrainCon
 from convscope.data import DATASETS, load_images
 from convscope.data.batches import Preprocessing
 from convscope.data.image_set import ImageSet
+from convscope.data.splits import Splits
 from convscope.device import autocast_dtype, choose_device, configure_threads, memory_in_use_bytes
 from convscope.errors import DataError, ResumeMismatch, UsageError, unknown_name
 from convscope.evaluation.metrics import compute_metrics
@@ -46,7 +47,16 @@ from convscope.runs import (
     read_json,
 )
 from convscope.training.measured_step import measure_step
-from convscope.workflow import check_same, finish, load_run_data, predict, prepare, write_evaluation, write_start
+from convscope.workflow import (
+    check_same,
+    finish,
+    leak_figures,
+    load_run_data,
+    predict,
+    prepare,
+    write_evaluation,
+    write_start,
+)
 
 EXPORT_FORMATS = ("onnx",)
 MODELS_LISTED = 40
@@ -272,12 +282,14 @@ def evaluate(
     run = Path(run)
     saved, config = load_model(run), read_config(run)
     old = read_json(run / "results.json")
-    images, indices, part, folder = _evaluation_data(run, config, saved, data, on_progress)
+    images, indices, part, folder, splits = _evaluation_data(run, config, saved, data, on_progress)
     chosen = choose_device(device)
     configure_threads(config.train.threads)
     preprocessing = Preprocessing(saved.mean, saved.std)
     predictions = predict(saved.network.to(chosen), images, indices, preprocessing, chosen)
     known = {} if data is not None else {key: old[key] for key in _FIELDS_OF_TRAINING if key in old}
+    if splits is not None:
+        known |= leak_figures(images, splits, part, predictions)
     result = RunResult(
         run=str(run),
         model=saved.name,
@@ -358,12 +370,12 @@ _FIELDS_OF_TRAINING = (
 
 def _evaluation_data(
     run: Path, config: RunConfig, saved: SavedModel, data: str | None, on_progress: OnProgress
-) -> tuple[ImageSet, NDArray[np.int64], str, Path]:
-    """Return pictures, which of them to use, the name of that part and the folder for the results."""
+) -> tuple[ImageSet, NDArray[np.int64], str, Path, Splits | None]:
+    """Return pictures, which of them to use, the name of that part, the folder for the results, the run's own split."""
     if data is None:
         images, splits = load_run_data(run, config, on_progress)
         part = "test" if len(splits.test) else "validation"
-        return images, getattr(splits, part), part, run
+        return images, getattr(splits, part), part, run, splits
     channels, height, _ = saved.input_shape
     images = load_images(
         make_config(
@@ -387,4 +399,4 @@ def _evaluation_data(
     own_test = np.flatnonzero(np.array(images.parts) == "test")
     indices = own_test if len(own_test) else np.arange(len(images))
     folder = run / "evaluations" / images.name.replace("/", "-")
-    return images, indices, "test" if len(own_test) else "all", folder
+    return images, indices, "test" if len(own_test) else "all", folder, None

@@ -217,6 +217,9 @@ class RunResult:
         peak_memory_bytes: most memory held by the process (on CUDA: by the device) up to the end of evaluation.
         fraction_of_peak_flops: operations of training and validation per second, as a fraction of the rate of a
             large float32 matrix product measured in the same process.
+        leaked_pictures: pictures of the part that training or validation data have too, or nearly so; not 0 only where
+            the source itself says which pictures are in which part.
+        accuracy_without_leaked: on the others; None where there are none, or no leaks.
         notes: what a reader should know of how the run went, a sentence each.
     """
 
@@ -234,6 +237,8 @@ class RunResult:
     peak_memory_bytes: int | None = None
     fraction_of_peak_flops: float | None = None
     split_sha256: str | None = None
+    leaked_pictures: int | None = None
+    accuracy_without_leaked: Accuracy | None = None
     notes: tuple[str, ...] = ()
 
     @property

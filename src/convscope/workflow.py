@@ -33,7 +33,7 @@ from convscope.device import (
 from convscope.download import cache_folder
 from convscope.errors import DataError, ResumeMismatch, UsageError
 from convscope.evaluation.calibration import calibrate
-from convscope.evaluation.metrics import compute_metrics, make_predictions
+from convscope.evaluation.metrics import accuracy_without, compute_metrics, make_predictions
 from convscope.evaluation.predict import predict_logits
 from convscope.evaluation.records import PREDICTION_COLUMNS, mistake_rows, prediction_rows, result_to_json
 from convscope.export.forward import fastest_forward
@@ -239,6 +239,7 @@ def finish(run: Path, prepared: Prepared, *, report: bool, resume: bool, on_prog
         seed=config.train.seed,
         part=part,
         metrics=compute_metrics(predictions),
+        **leak_figures(images, prepared.splits, part, predictions),
         num_params=recorded["model"]["num_params"],
         macs=recorded["model"]["macs"],
         epochs=trained.history[-1].epoch,
@@ -341,6 +342,12 @@ def _predictions(images: ImageSet, indices: NDArray[np.int64], logits: NDArray[n
         ids=tuple(images.ids[i] for i in indices),
         class_names=images.class_names,
     )
+
+
+def leak_figures(images: ImageSet, splits: Splits, part: str, predictions: Predictions) -> dict[str, Any]:
+    """Return the figures of a RunResult on pictures that other parts of the data have too."""
+    leaked = {images.ids[i] for i in splits.leaked(part)}
+    return {"leaked_pictures": len(leaked), "accuracy_without_leaked": accuracy_without(predictions, leaked)}
 
 
 def write_evaluation(folder: Path, predictions: Predictions, result: RunResult) -> None:

@@ -94,6 +94,7 @@ def print_result(result: RunResult, *, as_json: bool, report: bool) -> None:
     accuracy = result.accuracy
     lines = [
         ("accuracy", f"{accuracy_text(accuracy)} on the {result.part} part of {result.data}"),
+        *_without_leaked(result),
         ("loss", f"{result.metrics.loss:.4f}"),
         ("network", f"{result.model}, {result.num_params:,} parameters"),
     ]
@@ -106,6 +107,16 @@ def print_result(result: RunResult, *, as_json: bool, report: bool) -> None:
         lines.append(("report", str(Path(result.run) / "report.html")))
     for name, value in lines:
         out_console().print(f"{name:10}{value}", highlight=False, markup=False)
+
+
+def _without_leaked(result: RunResult) -> list[tuple[str, str]]:
+    """Return a line on pictures that training has too, where the source put them into two parts."""
+    n = result.leaked_pictures
+    if not n:
+        return []
+    without = result.accuracy_without_leaked
+    figure = "no others" if without is None else accuracy_text(without)
+    return [("unleaked", f"{figure} without the {n:,} that training or validation data have too, or nearly so")]
 
 
 def accuracy_text(accuracy: Accuracy) -> str:

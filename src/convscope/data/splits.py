@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from convscope.config import SPLIT_WITH_TEST_PART, SPLIT_WITHOUT_TEST_PART, DataConfig
+from convscope.data.duplicates import Duplicates, find_duplicates, members_of
 from convscope.data.image_set import PARTS, ImageSet
 from convscope.errors import DataError
 from convscope.randomness import permutation
@@ -21,18 +21,26 @@ class Splits:
     """Which pictures belong to which part: ascending indices into the ImageSet, int64, no index twice.
 
     Args:
+        groups: index of the first of the pictures that a picture is a duplicate or near duplicate of, int64 [N].
         notes: what had to be decided about duplicates and tiny classes, one printable line each.
     """
 
     train: NDArray[np.int64]
     validation: NDArray[np.int64]
     test: NDArray[np.int64]
+    groups: NDArray[np.int64]
     notes: tuple[str, ...] = ()
 
     def items(self) -> Iterator[tuple[str, NDArray[np.int64]]]:
         """Yield (part name, indices) in the order train, validation, test."""
         for part in PARTS:
             yield part, getattr(self, part)
+
+    def leaked(self, part: str) -> NDArray[np.int64]:
+        """Return the pictures of a part that a part before it has too, or nearly so: learned from, or chosen by."""
+        before = [getattr(self, other) for other in PARTS[: PARTS.index(part)]]
+        indices: NDArray[np.int64] = getattr(self, part)
+        return indices[np.isin(self.groups[indices], self.groups[np.concatenate([*before, indices[:0]])])]
 
     def rows(self, images: ImageSet) -> Iterator[tuple[str, str, str]]:
         """Yield the rows of split.csv, (picture, label, split), in the order of the data set."""
@@ -47,13 +55,14 @@ def make_splits(images: ImageSet, config: DataConfig) -> Splits:
     """Return the three parts of a data set.
 
     Parts that the source assigns are kept. What is left over is divided class by class, so that every part has the
-    classes in the same proportion; pictures with equal pixels go to one part together.
+    classes in the same proportion; duplicates and near duplicates go to one part together.
 
     Raises:
         DataError: a class has too few pictures to be both trained on and tested.
     """
-    groups = duplicate_groups(images)
-    shares, notes = _shares(images, config), _duplicate_notes(images, groups)
+    duplicates = find_duplicates(images.images)
+    groups = duplicates.groups
+    shares, notes = _shares(images, config), duplicate_notes(images, duplicates)
     chosen: dict[str, list[int]] = {part: [] for part in PARTS}
     for label, name in enumerate(images.class_names):
         members: dict[int, list[int]] = defaultdict(list)  # group -> the pictures in it that are ours to place
@@ -76,15 +85,8 @@ def make_splits(images: ImageSet, config: DataConfig) -> Splits:
     train, validation, test = (np.array(sorted(chosen[part]), dtype=np.int64) for part in PARTS)
     if len(train) == 0:
         raise DataError(f"{images.name}: no picture is left to train on; give train a larger share with --split")
-    return Splits(train, validation, test, tuple(notes))
-
-
-def duplicate_groups(images: ImageSet) -> NDArray[np.int64]:
-    """Return for each picture the index of the first picture with exactly the same pixels, int64 [N]."""
-    first: dict[bytes, int] = {}
-    pixels = np.ascontiguousarray(images.images).reshape(len(images), -1)
-    keys = (hashlib.blake2b(row.data, digest_size=16).digest() for row in pixels)
-    return np.fromiter((first.setdefault(key, i) for i, key in enumerate(keys)), dtype=np.int64, count=len(images))
+    splits = Splits(train, validation, test, groups)
+    return replace(splits, notes=(*notes, *_leak_notes(images, splits, duplicates)))
 
 
 def _shares(images: ImageSet, config: DataConfig) -> dict[str, float]:
@@ -117,7 +119,7 @@ def _part_sizes(n: int, shares: dict[str, float], *, class_name: str, notes: lis
 
 
 def _move_straddling(chosen: dict[str, list[int]], images: ImageSet, groups: NDArray[np.int64]) -> None:
-    """Bring pictures that are equal across two classes to one part: the first of these that holds one of them.
+    """Bring duplicates across two classes to one part: the first of these that holds one of them.
 
     Only pictures that are ours to place are moved; a leak between parts of the source is reported, not repaired.
     """
@@ -128,28 +130,40 @@ def _move_straddling(chosen: dict[str, list[int]], images: ImageSet, groups: NDA
     for part in ("train", "validation"):
         for index in [i for i in chosen[part] if home[int(groups[i])] != part]:
             target = home[int(groups[index])]
-            if images.parts[index] in ("", "train") and not (target == "test" and "test" in images.parts):
+            if images.parts[index] in ("", "train") and target not in images.parts:
                 chosen[part].remove(index)
                 chosen[target].append(index)
 
 
-def _duplicate_notes(images: ImageSet, groups: NDArray[np.int64]) -> list[str]:
-    """Return what there is to say about equal pictures: how many, in two classes, in two parts of the source."""
-    members: dict[int, list[int]] = defaultdict(list)
-    for index in np.flatnonzero(np.bincount(groups, minlength=len(images))[groups] > 1):
-        members[int(groups[index])].append(int(index))
-    notes = []
-    if members:
-        extra = sum(map(len, members.values())) - len(members)
+def duplicate_notes(images: ImageSet, duplicates: Duplicates) -> list[str]:
+    """Return what there is to say about pictures that are there more than once: how many, and in two classes."""
+    notes, equal = [], members_of(duplicates.equal)
+    if equal:
+        extra = sum(map(len, equal)) - len(equal)
         notes.append(f"duplicates: {extra} pictures repeat another one pixel by pixel; copies stay in one part")
-    conflicts = [group for group in members.values() if len({int(images.labels[i]) for i in group}) > 1]
-    notes += _example("conflict: {} pictures stand in two classes", conflicts, images)
-    leaks = [group for group in members.values() if {"train", "test"} <= {images.parts[i] for i in group}]
-    notes += _example("leak: {} pictures stand in the source's train and test parts", leaks, images)
+    near = members_of(duplicates.groups) if len(duplicates.near) else []
+    text = "near duplicates: {} pairs of pictures look the same without being equal; they stay in one part"
+    notes += _example(text, len(duplicates.near), duplicates.near, images)
+    labels = images.labels
+    conflicts = [members for members in near or equal if len(set(labels[members].tolist())) > 1]
+    notes += _example("conflict: {} pictures stand in two classes", len(conflicts), conflicts, images)
     return notes
 
 
-def _example(text: str, groups: Sequence[Sequence[int]], images: ImageSet) -> list[str]:
-    if not groups:
+def _leak_notes(images: ImageSet, splits: Splits, duplicates: Duplicates) -> list[str]:
+    """Return a note on pictures to be measured on that parts before theirs have too."""
+    part = "test" if len(splits.test) else "validation"
+    leaked = splits.leaked(part)
+    if not len(leaked):
         return []
-    return [text.format(len(groups)) + ", for example " + " = ".join(images.ids[i] for i in groups[0][:3])]
+    others = np.concatenate([splits.train, splits.validation] if part == "test" else [splits.train])
+    exact = int(np.isin(duplicates.equal[leaked], duplicates.equal[others]).sum())
+    pairs = [(i, others[np.flatnonzero(splits.groups[others] == splits.groups[i])[0]]) for i in leaked[:1]]
+    text = f"leak: {{}} {part} pictures are in the source's other parts too ({exact} pixel by pixel)"
+    return _example(text, len(leaked), pairs, images)
+
+
+def _example(text: str, count: int, groups: Sequence[Sequence[int] | NDArray[np.int64]], images: ImageSet) -> list[str]:
+    if not len(groups):
+        return []
+    return [text.format(count) + ", for example " + " = ".join(images.ids[i] for i in groups[0][:3])]

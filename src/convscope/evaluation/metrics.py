@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from convscope.results import ClassMetrics, Metrics, Predictions, accuracy_of
+from convscope.results import Accuracy, ClassMetrics, Metrics, Predictions, accuracy_of
 
 TOPK = (1, 3, 5)
 
@@ -40,6 +40,15 @@ def compute_metrics(predictions: Predictions) -> Metrics:
         per_class=tuple(_class_metrics(predictions.class_names, confusion)),
         confusion=confusion,
     )
+
+
+def accuracy_without(predictions: Predictions, left_out: Collection[str]) -> Accuracy | None:
+    """Return the accuracy on the pictures that are not in `left_out`, by id; None if none is left out, or none left."""
+    kept = np.array([id_ not in left_out for id_ in predictions.ids])
+    if kept.all() or not kept.any():
+        return None
+    right = predictions.predicted[kept] == predictions.labels[kept]
+    return accuracy_of(correct=int(right.sum()), n=len(right))
 
 
 def topk_accuracy(predictions: Predictions, k: int) -> float:

@@ -28,7 +28,9 @@ def result_to_json(result: RunResult) -> dict[str, Any]:
     """Return the content of results.json."""
     metrics = result.metrics
     tree = {field.name: getattr(result, field.name) for field in fields(result) if field.name != "metrics"}
+    without = result.accuracy_without_leaked
     return tree | {
+        "accuracy_without_leaked": without and asdict(without),
         "accuracy": asdict(metrics.accuracy),
         "loss": metrics.loss,
         "topk_accuracy": {str(k): value for k, value in metrics.topk_accuracy.items()},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from convscope.data.splits import duplicate_groups
 from convscope.inspection.subject import Subject, evidence_of
 from convscope.results import Panel, Table, accuracy_of
 
@@ -12,22 +11,21 @@ from convscope.results import Panel, Table, accuracy_of
 def inspect_duplicates(subject: Subject) -> tuple[Panel, ...]:
     """Return the accuracy on all pictures, on distinct ones, and on those that the training part does not have.
 
-    Duplicates are pictures with exactly the same pixels, at the size that the network takes.
+    Duplicates and near duplicates are those by which the data set was split, at the size that the network takes.
     """
     evidence = evidence_of(subject)
-    groups = duplicate_groups(evidence.images)
-    own = groups[evidence.indices]
+    own = evidence.splits.groups[evidence.indices]
     right = evidence.predictions.predicted == evidence.predictions.labels
     everything = np.ones(len(own), dtype=bool)
     first = np.zeros(len(own), dtype=bool)
     first[np.unique(own, return_index=True)[1]] = True
-    unseen = ~np.isin(own, groups[evidence.splits.train])
+    unseen = ~np.isin(evidence.indices, evidence.splits.leaked(evidence.part))
     rows = []
     for name, kept in (
         ("All pictures", everything),
         ("Each distinct picture once", first),
-        ("Without those that training has too", unseen),
-        ("Distinct, and not in training", first & unseen),
+        ("Without those that were trained on or chosen by", unseen),
+        ("Distinct, and neither trained on nor chosen by", first & unseen),
     ):
         figures = ("0", "–", "–")
         if kept.any():

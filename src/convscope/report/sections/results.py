@@ -27,6 +27,10 @@ def results_section(run: RecordedRun) -> Section:
 def _figures(results: Mapping[str, Any]) -> Table:
     topk = results.get("topk_accuracy") or {}
     rows = [("Accuracy", accuracy_text(results["accuracy"]))]
+    leaked = results.get("leaked_pictures")
+    if leaked:
+        what = f"Accuracy without {count_text(leaked)} pictures that training or validation data have too, or nearly so"
+        rows.append((what, accuracy_text(results["accuracy_without_leaked"])))
     rows += [
         (f"Right class among the {k} most probable", percent_text(share, 2)) for k, share in topk.items() if k != "1"
     ]
