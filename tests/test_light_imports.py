@@ -5,7 +5,14 @@ import sys
 
 import pytest
 
-MODULES = ["convscope", "convscope.cli", "convscope.runs", "convscope.report.page", "convscope.prediction"]
+MODULES = [
+    "convscope",
+    "convscope.cli",
+    "convscope.runs",
+    "convscope.report.page",
+    "convscope.prediction",
+    "convscope.checkup",
+]
 
 
 @pytest.mark.parametrize("module", MODULES)

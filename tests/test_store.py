@@ -15,6 +15,8 @@ from convscope.config import DataConfig
 from convscope.data import folder, layout, load_images, store
 from convscope.data.image_set import ImageSet
 from convscope.data.intake import Entry
+from convscope.download import cache_folder
+from convscope.errors import DataError
 from tests.test_archive import PACKERS, make_tar, make_zip
 from tests.test_folder import make_tree, picture
 
@@ -196,10 +198,16 @@ def test_without_a_cache_folder_all_goes_on(
     (tmp_path / "blocked").write_text("a file where the cache should be")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "blocked"))
     if place == "no home":
-        monkeypatch.setattr(store, "MAX_STORE_BYTES", 0)
+        monkeypatch.delenv("XDG_CACHE_HOME")
+        monkeypatch.setenv("HOME", "not/absolute")
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(DataError, match="home folder is not known"):
+            cache_folder("pictures", otherwise="")
+    before = sorted(tmp_path.rglob("*"))
     root = make_tree(tmp_path / "pets", FILES)
     assert same(load(root), load(root))
     assert len(decoded()) == 2 * (len(FILES) - 1)
+    assert [path for path in sorted(tmp_path.rglob("*")) if root not in (path, *path.parents)] == before
 
 
 def test_old_stores_go_first(tmp_path: Path, decoded: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from convscope.api import evaluate, export, inspect, make_config, recipe, resume, run_config, train, write_report
+    from convscope.checkup import check_data
     from convscope.prediction import predict
     from convscope.series.compare import compare
 
 __all__ = [
+    "check_data",
     "compare",
     "evaluate",
     "export",
@@ -31,8 +33,12 @@ __all__ = [
     "write_report",
 ]
 
-_ELSEWHERE = {"predict": "convscope.prediction", "compare": "convscope.series.compare"}
-"""Verbs that are not in api.py: prediction needs no torch, and a comparison stands above single runs."""
+_ELSEWHERE = {
+    "predict": "convscope.prediction",
+    "check_data": "convscope.checkup",
+    "compare": "convscope.series.compare",
+}
+"""Verbs that are not in api.py: prediction and data checks need no torch, a comparison stands above single runs."""
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401

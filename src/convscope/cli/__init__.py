@@ -31,7 +31,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "models": models.models,
 }
 """The verbs, in the order of `convscope --help`."""
-DATA_COMMANDS: dict[str, Callable[..., None]] = {"list": data.list_}
+DATA_COMMANDS: dict[str, Callable[..., None]] = {"list": data.list_, "check": data.check}
 """What follows `convscope data`."""
 
 

@@ -45,10 +45,15 @@ def escape(text: str) -> str:
 
 
 @contextmanager
-def start(as_json: bool) -> Iterator[OnProgress]:
-    """Yield a progress callback that draws on stderr: a live bar on a terminal, one line an epoch elsewhere."""
-    with error_console().status("starting"):
-        import convscope.api  # noqa: F401  importing torch takes seconds
+def start(as_json: bool, *, torch: bool = True) -> Iterator[OnProgress]:
+    """Yield a progress callback that draws on stderr: a live bar on a terminal, one line an epoch elsewhere.
+
+    Args:
+        torch: whether the command needs it.
+    """
+    if torch:
+        with error_console().status("starting"):
+            import convscope.api  # noqa: F401  importing torch takes seconds
     if not error_console().is_terminal:
         announced: set[str] = set()
         yield lambda progress: _print_finished_stages(progress, announced)

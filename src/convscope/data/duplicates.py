@@ -22,6 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from convscope.data.intake import picture_of
+
 NEAR = 0.97
 """Least correlation of near duplicates."""
 LEAST_PX = 32
@@ -83,8 +85,9 @@ def equal_groups(keys: Iterable[bytes]) -> NDArray[np.int64]:
 
 def signature_of(picture: NDArray[np.uint8]) -> Floats:
     """Return what a picture [H, W, C] looks like from afar: float32 [256 * C] of length 1, or zeros if it is blank."""
-    flat = Image.fromarray(picture[:, :, 0] if picture.shape[2] == 1 else picture)
-    small = np.asarray(flat.resize((_SIDE, _SIDE), Image.Resampling.BOX), np.float32).reshape(_SIDE**2, -1)
+    small = np.asarray(picture_of(picture).resize((_SIDE, _SIDE), Image.Resampling.BOX), np.float32).reshape(
+        _SIDE**2, -1
+    )
     small = small - small.mean(axis=0)
     length = float(np.linalg.norm(small))
     if length < LEAST_CONTRAST * small.size**0.5:

@@ -37,8 +37,10 @@ __all__ = [
     "fit_of",
     "fit_picture",
     "is_ignored",
+    "load_entry",
     "map_entries",
     "own_size",
+    "picture_of",
     "printable",
     "stamp_of",
     "unreadable",
@@ -150,7 +152,7 @@ def decode_picture(content: bytes, name: str, *, max_pixels: int, allow_truncate
 
 def fit_picture(image: NDArray[np.uint8], fit: Fit) -> NDArray[np.uint8]:
     """Return a picture, uint8 [H, W, 1 or 3], as a square, uint8 [S, S, 1 or 3]."""
-    flat = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+    flat = picture_of(image)
     if not fit.gray and flat.mode == "L":
         flat = flat.convert("RGB")
     return _pixels(_fitted(flat, fit))
@@ -226,6 +228,11 @@ def unreadable(name: str, error: OSError | MemoryError) -> Unread:
     return Unread(printable(name), f"cannot be read ({printable(detail)})", "copy it again from where it came")
 
 
+def picture_of(image: NDArray[np.uint8]) -> Image.Image:
+    """Return a picture, uint8 [H, W, 1 or 3], in Pillow's form: mode L or RGB."""
+    return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+
+
 # ---------------------------------------------------------------- to size
 
 
@@ -260,8 +267,8 @@ def _pixels(image: Image.Image) -> NDArray[np.uint8]:
 # ---------------------------------------------------------------- many pictures
 
 
-def fit_entry(entry: Entry, fit: Fit, *, max_pixels: int, allow_truncated: bool = False) -> Decoded | Skipped:
-    """Return the fitted picture of one entry, or why there is none; `max_pixels` and the rest as `decode_picture`."""
+def load_entry(entry: Entry, *, max_pixels: int, allow_truncated: bool = False) -> DecodedImage | Skipped:
+    """Return the picture of one entry as it is, or why there is none; the rest as `decode_picture`."""
     if entry.size > MAX_FILE_BYTES:
         return Skipped(
             printable(entry.name), f"too many bytes ({entry.size} > {MAX_FILE_BYTES})", "save it again as JPEG or PNG"
@@ -270,7 +277,12 @@ def fit_entry(entry: Entry, fit: Fit, *, max_pixels: int, allow_truncated: bool 
         content = entry.read()
     except (OSError, MemoryError) as error:
         return unreadable(entry.name, error)
-    found = decode_image(content, entry.name, max_pixels, allow_truncated)
+    return decode_image(content, entry.name, max_pixels, allow_truncated)
+
+
+def fit_entry(entry: Entry, fit: Fit, *, max_pixels: int, allow_truncated: bool = False) -> Decoded | Skipped:
+    """Return the fitted picture of one entry, or why there is none; `max_pixels` and the rest as `decode_picture`."""
+    found = load_entry(entry, max_pixels=max_pixels, allow_truncated=allow_truncated)
     if isinstance(found, Skipped):
         return found
     if fit.image_size is None:

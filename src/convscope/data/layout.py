@@ -155,24 +155,20 @@ def gather(
     folders = listing.folders.union(*map(folders_above, with_pictures))
     found = (find_homes or folder_homes)(folders, with_pictures)
     homes = [found.of(path) for path in paths]
-    homeless = [
-        Skipped(_shown(path), "belongs to no class", f"move it into a class folder; {found.expected}")
-        for path, home in zip(paths, homes, strict=True)
-        if home is None
-    ]
-    skipped = sorted([*listing.skipped, *(item for _, _, item in refused), *homeless], key=lambda item: item.file)
+    strays = [homeless(path, found) for path, home in zip(paths, homes, strict=True) if home is None]
+    skipped = sorted([*listing.skipped, *(item for _, _, item in refused), *strays], key=lambda item: item.file)
     placed = [
         (path, home, item) for path, home, (_, _, item) in zip(paths, homes, accepted, strict=True) if home is not None
     ]
     counts = Counter(home for _, home, _ in placed)
-    class_names, class_notes = _check_classes(name, found, counts, skipped, config.drop_empty)
+    class_names, class_notes = check_classes(name, found, counts, skipped, config.drop_empty)
     numbers = {class_name: number for number, class_name in enumerate(class_names)}
     notes = [*_size_notes(placed, config), *class_notes, *_picture_notes(placed)]
     labels = np.array([numbers[class_name] for _, (_, class_name), _ in placed], np.int64)
     ids = tuple(_shown(file) for file, _, _ in placed)
     parts = tuple(part for _, (part, _), _ in placed)
     used = tuple(item for item, home in zip(accepted, homes, strict=True) if home is not None)
-    whole = not homeless and not any(isinstance(item, Unread) for _, _, item in refused)
+    whole = not strays and not any(isinstance(item, Unread) for _, _, item in refused)
     images = _update_store(config, kept, used, refused, listing.contents(archive_stamp) if whole else None)
     return ImageSet(
         name=name,
@@ -281,7 +277,12 @@ def _find_layout(folders: Iterable[PathParts], with_pictures: Container[PathPart
         root = below[0]
 
 
-def _check_classes(
+def homeless(file: PathParts, homes: Homes) -> Skipped:
+    """Return the verdict on a picture that belongs to no class."""
+    return Skipped(_shown(file), "belongs to no class", f"move it into a class folder; {homes.expected}")
+
+
+def check_classes(
     name: str,
     homes: Homes,
     counts: Mapping[tuple[str, str], int],

@@ -143,7 +143,7 @@ def duplicate_notes(images: ImageSet, duplicates: Duplicates) -> list[str]:
         notes.append(f"duplicates: {extra} pictures repeat another one pixel by pixel; copies stay in one part")
     near = members_of(duplicates.groups) if len(duplicates.near) else []
     text = "near duplicates: {} pairs of pictures look the same without being equal; they stay in one part"
-    notes += _example(text, len(duplicates.near), duplicates.near, images)
+    notes += _example(text, len(duplicates.near), list(duplicates.near), images)
     labels = images.labels
     conflicts = [members for members in near or equal if len(set(labels[members].tolist())) > 1]
     notes += _example("conflict: {} pictures stand in two classes", len(conflicts), conflicts, images)
