@@ -122,7 +122,7 @@ def check_health(config: DataConfig, on_progress: OnProgress = ignore_progress) 
     if config.source in DATASETS:
         return _check_named(config, on_progress)
     path, listing = Path(config.source), Listing()
-    if not path.exists():
+    if not (path.is_dir() or path.is_file()):
         raise unknown_name("data set or path", config.source, DATASETS)
     looked: list[tuple[str, Looks]] = []
     with _open(path, listing) as (entries, total, find_homes):

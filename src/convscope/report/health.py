@@ -147,13 +147,16 @@ def _classes(health: Health) -> Section:
     parts = [part for part in ("train", "validation", "test", "") if any(part in own for own in counts.values())]
     names = [part.capitalize() or "No part" for part in parts] if parts != [""] else []
     most = max((sum(own.values()) for own in counts.values()), default=0)
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, own in counts.items():
         total = sum(own.values())
         few = "few" if total * UNBALANCED <= most else ""
         columns = [count_text(own.get(part, 0)) for part in parts] if names else []
         rows.append((name, *columns, count_text(total), percent_text(total / max(1, len(health.pictures))), few))
-    table = Table("Pictures of each class", ("Class", *names, "All", "Share", "Balance"), tuple(rows))
+    heads: tuple[str, ...] = ("Class", *names, "All", "Share", "Balance")
+    if not any(row[-1] for row in rows):
+        heads, rows = heads[:-1], [row[:-1] for row in rows]
+    table = Table("Pictures of each class", heads, tuple(rows))
     intro = (
         "A class marked few has at most a third of the pictures of the largest one: class weights (--class-weights "
         "balanced) or more pictures keep a network from passing it over."
@@ -240,10 +243,10 @@ def _groups(
             picture = health.pictures[i]
             alike = "" if likeness is None else f", likeness {likeness[number]:.3f}"
             where = picture.label + (f", {picture.part}" if picture.part else "")
-            captions.append(f"group {number + 1} of {len(group)}{alike}\n{name_text(where)}\n{name_text(picture.id)}")
+            captions.append(f"group {number + 1}{alike}\n{name_text(where)}\n{name_text(picture.id)}")
             images.append(_thumbnail(picture))
     more = len(groups) - SHOWN_GROUPS
-    shown = f"{title}: {count_text(len(groups))} groups" + (f", the first {SHOWN_GROUPS} shown" if more > 0 else "")
+    shown = f"{title} ({count_text(len(groups))})" + (f": the first {SHOWN_GROUPS}" if more > 0 else "")
     return ImageGrid(shown, tuple(images), tuple(captions))
 
 
