@@ -41,6 +41,19 @@ CANDIDATES: dict[str, tuple[tuple[float, float, float], tuple[Mapping[str, Any],
             {"lr": 0.01, "label_smoothing": 0.1},
         ),
     ),
+    "cifar-75": (
+        (90, 10, 0),
+        (
+            {"epochs": 1},
+            {"epochs": 1, "lr": 0.06},
+            {"epochs": 1, "batch_size": 125},
+            {"epochs": 1, "weight_decay": 2.0, "label_smoothing": 0.1},
+            {"epochs": 1, "augment": ("flip", "crop")},
+            {"epochs": 1, "augment": ("flip", "crop"), "weight_decay": 0.0},
+            {"epochs": 1, "augment": ("flip", "crop"), "whiten": False},
+            {"epochs": 2},
+        ),
+    ),
 }
 """Recipe -> the split to choose on, and the fields of TrainConfig that each candidate changes."""
 
@@ -49,6 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("recipe", choices=CANDIDATES)
     parser.add_argument("--data-dir")
+    parser.add_argument("--data", help="the same pictures as an archive or folder")
     parser.add_argument("--seeds", type=int, default=4)
     options = parser.parse_args()
     split, candidates = CANDIDATES[options.recipe]
@@ -58,7 +72,13 @@ def main() -> None:
         for seed in range(options.seeds):
             config = replace(
                 base,
-                data=replace(base.data, split=split, split_seed=seed, data_dir=options.data_dir),
+                data=replace(
+                    base.data,
+                    source=options.data or base.data.source,
+                    data_dir=options.data_dir,
+                    split=split,
+                    split_seed=seed,
+                ),
                 train=replace(base.train, seed=seed, **fields),
             )
             with tempfile.TemporaryDirectory() as folder:

@@ -10,7 +10,7 @@ import torchvision
 from torch import nn
 
 from convscope import api
-from convscope.budget.memory import NotTraceable, optimizer_slots, parameter_arithmetic, predict_memory
+from convscope.budget.memory import NotTraceable, parameter_arithmetic, predict_memory
 from convscope.cli import main
 from convscope.cli.budget import parse_shape
 from convscope.config import ModelConfig, TrainConfig
@@ -87,15 +87,21 @@ def test_the_columns_add_up(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{"optimizer": "sgd", "momentum": 0.0}, {"optimizer": "sgd"}, {"optimizer": "adam"}, {"optimizer": "adamw"}],
+    ("options", "numbers"),
+    [
+        ({"optimizer": "sgd", "momentum": 0.0}, 0),
+        ({"optimizer": "sgd"}, 4 * 5 + 4 + 3 * 4 + 3),
+        ({"optimizer": "adam"}, 2 * (4 * 5 + 4 + 3 * 4 + 3)),
+        ({"optimizer": "adamw"}, 2 * (4 * 5 + 4 + 3 * 4 + 3)),
+        ({"optimizer": "muon"}, 4 * 5 + 2 * (4 + 3 * 4 + 3)),  # the last layer and what is no matrix go to Adam
+    ],
 )
-def test_the_optimizer_keeps_what_is_counted(options: dict[str, object]) -> None:
-    network = nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.Linear(5, 3))
+def test_the_optimizer_keeps_what_is_counted(options: dict[str, object], numbers: int) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.Linear(5, 4), nn.Linear(4, 3))
     network[1].requires_grad_(False)
     train = TrainConfig(**options)  # type: ignore[arg-type]
     kept = sum(slot.nbytes for slots in Optimizer(network, train).slots.values() for slot in slots)
-    assert kept == optimizer_slots(train) * FLOAT * (5 * 3 + 3)
+    assert kept == FLOAT * numbers
     assert predict_memory(network, (6, 1, 1), batch_size=2, train=train).memory.optimizer_bytes == kept
 
 

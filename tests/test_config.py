@@ -43,6 +43,11 @@ def test_training_options_out_of_range_are_refused_in_words(options: dict[str, o
         TrainConfig(**options)  # type: ignore[arg-type]
 
 
+def test_trained_weights_are_not_whitened_away() -> None:
+    with pytest.raises(UsageError, match="trained weights"):
+        RunConfig(data=DataConfig(source="x"), model=ModelConfig(pretrained=True), train=TrainConfig(whiten=True))
+
+
 @pytest.mark.parametrize("split", [(50, 20, 20), (0, 50, 50), (120, -10, -10), (50, 50)])
 def test_splits_that_cannot_be_are_refused(split: tuple[float, ...]) -> None:
     with pytest.raises(UsageError, match="not three percentages"):

@@ -6,9 +6,11 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.decomposition import PCA
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -17,8 +19,9 @@ from convscope.config import ModelConfig
 from convscope.errors import UsageError
 from convscope.models import MODELS, build_model, count_parameters
 from convscope.models.saved import SavedModel, channels_last, load_model, save_model
+from convscope.models.whitening import whiten_first_layer
 
-# Published counts, but for N9 and N10 and their variants, which are counted by hand below.
+# Published counts, but for N9, N10, their variants and our own, which are counted by hand below.
 PUBLISHED_PARAMETERS = {
     "mlp": 101_770,
     "cnn-small": 8_490,
@@ -49,7 +52,7 @@ def test_parameter_count_is_the_published_one(name: str, num_params: int) -> Non
 
 
 def test_every_network_has_its_count_of_parameters_in_a_test() -> None:
-    assert set(MODELS) == {"auto"} | set(PUBLISHED_PARAMETERS) | set(BLOCK_WIDTHS)
+    assert set(MODELS) == {"auto"} | set(PUBLISHED_PARAMETERS) | set(BLOCK_WIDTHS) | set(QUICK_WIDTHS)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -217,6 +220,82 @@ def test_variants_cost_what_n8_costs_and_no_other_factor_comes_nearer(name: str)
     nearest = min({tuple(round(width * factor) for width in (64, 64, 128)) for factor in factors}, key=off)
     assert BLOCK_WIDTHS[name] == nearest
     assert off(nearest) < 0.01
+
+
+# ---------------------------------------------------------------- quick, by hand
+
+QUICK_WIDTHS = {"quick": (24, 48, 96), "quick-wide": (32, 128, 128)}
+
+
+@pytest.mark.parametrize(("name", "widths"), QUICK_WIDTHS.items())
+def test_quick_networks_cost_what_a_hand_count_says(name: str, widths: tuple[int, int, int]) -> None:
+    network, _, _ = build(name)
+    parts = [(24 * 12 + 24, 24 * 12 * 31 * 31), (widths[-1] * 10 + 10, widths[-1] * 10)]
+    for ins, outs, side in zip((24, *widths), widths, (31, 15, 7), strict=False):  # 2x2 leaves 31, each block half
+        pooled = side // 2
+        parts.append((9 * ins * outs + 2 * outs, 9 * ins * outs * side**2))
+        parts.append((9 * outs * outs + 2 * outs, 9 * outs * outs * pooled**2))
+    expected = sum(part[0] for part in parts), sum(part[1] for part in parts)
+    assert (count_parameters(network), count_macs(network, (3, 32, 32))) == expected
+
+
+def test_quick_begins_with_convolutions_that_pass_their_maps_on() -> None:
+    network, _, _ = build("quick")
+    for layer in list(network)[1:]:
+        if isinstance(layer, nn.Conv2d):
+            x = torch.randn(2, layer.in_channels, 6, 6)
+            assert torch.allclose(layer(x)[:, : layer.in_channels], x, atol=1e-6)
+
+
+# ---------------------------------------------------------------- whitening
+
+
+@pytest.mark.parametrize(("name", "channels"), [("quick", 3), ("auto", 1), ("lenet5", 1)])
+def test_whitened_maps_have_variance_one_and_are_uncorrelated(name: str, channels: int) -> None:
+    """Over pictures whose pixels are smooth in space and across colours, as those of photos are."""
+    torch.manual_seed(0)
+    noise = torch.randn(200, channels, 34, 34)
+    x = 5 * F.avg_pool2d(noise + noise.roll(1, 1), 3, stride=1, padding=1)[..., 1:33, 1:33] + 0.3
+    network = build_model(ModelConfig(name=name), (channels, 32, 32), 10)
+    layer = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
+    layer.padding = (0, 0)
+    whiten_first_layer(network, x)
+    half = layer.out_channels // 2
+    with torch.no_grad():
+        maps = layer(x).transpose(0, 1).flatten(1).double()
+    assert torch.allclose(maps[half:], -maps[:half], atol=1e-4)
+    mean = 0 if layer.bias is not None else maps[:half].mean(1, keepdim=True)
+    assert torch.allclose(maps[:half].mean(1, keepdim=True), torch.as_tensor(mean).double(), atol=1e-3)
+    assert torch.allclose(torch.cov(maps[:half]), torch.eye(half).double(), atol=0.02)
+    assert not layer.weight.requires_grad
+
+
+def test_whitening_takes_the_strongest_directions() -> None:
+    """Against scikit-learn's PCA of the same patches."""
+    torch.manual_seed(0)
+    x = F.avg_pool2d(torch.randn(30, 3, 20, 20), 5, stride=1)
+    layer = nn.Conv2d(3, 8, 3, stride=2)
+    whiten_first_layer(nn.Sequential(layer), x)
+    patches = F.unfold(x, 3, stride=2).transpose(1, 2).reshape(-1, 27).numpy()
+    found = PCA(4, svd_solver="full").fit(patches)
+    scale = (found.explained_variance_[:, None] + 5e-4) ** 0.5
+    mine = layer.weight.detach().flatten(1)[:4].numpy() * scale
+    assert np.abs((mine * found.components_).sum(1)) == pytest.approx(np.ones(4), abs=1e-2)
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d(3, 25, 2), nn.Conv2d(3, 12, 3, groups=3), nn.Linear(12, 4)])
+def test_a_first_layer_that_cannot_be_whitened_is_refused_in_words(layer: nn.Module) -> None:
+    with pytest.raises(UsageError, match="first layer"):
+        whiten_first_layer(nn.Sequential(nn.Flatten(), layer), torch.rand(4, 3, 8, 8))
+
+
+@pytest.mark.parametrize("name", QUICK_WIDTHS)
+def test_operations_of_a_frozen_first_layer_are_counted_once(name: str) -> None:
+    network, _, _ = build(name)
+    first = 2 * count_macs(nn.Sequential(network[0]), (3, 32, 32))
+    before = count_training_flops(network, (3, 32, 32))
+    network[0].weight.requires_grad_(False)
+    assert count_training_flops(network, (3, 32, 32)) == before - first
 
 
 def test_alexnet_has_the_maps_and_columns_of_the_paper() -> None:

@@ -20,13 +20,14 @@ from convscope.data.batches import (
     make_resident,
     training_batches,
 )
-from convscope.errors import TrainingError, UsageError
+from convscope.errors import Interrupted, TrainingError, UsageError
 from convscope.models import build_model
 from convscope.models.saved import channels_last
+from convscope.models.whitening import whiten_first_layer
 from convscope.results import Progress, ignore_progress
 from convscope.runs import read_history
 from convscope.training.loop import TrainingData, train
-from convscope.training.optimizers import Optimizer
+from convscope.training.optimizers import Optimizer, orthogonalize
 from convscope.training.schedules import SCHEDULES
 from tests.conftest import make_image_set
 
@@ -96,6 +97,81 @@ def test_optimizers_are_torchs(name: str, momentum: float | None, weight_decay: 
         made.step()
     for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         assert torch.allclose(mine, other, atol=1e-6)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+@pytest.mark.parametrize("momentum", [0.6, None])
+def test_muon_is_torchs(momentum: float | None, weight_decay: float) -> None:
+    """Against torch.optim.Muon on the weights but the last, in bfloat16 there, and Adam on the rest."""
+    ours = channels_last(build_model(ModelConfig(name="cnn"), (1, 8, 8), 3))
+    parameters = [p.detach().clone().flatten(min(1, p.ndim - 1)).contiguous() for p in ours.parameters()]
+    matrices = [p for p in parameters if p.ndim > 1][:-1]
+    rest = [p for p in parameters if not any(p is matrix for matrix in matrices)]
+    first = 0.9 if momentum is None else momentum
+    muon = torch.optim.Muon(
+        matrices, lr=0.01, momentum=first, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
+    )
+    adam = torch.optim.Adam(rest, lr=0.01, betas=(0.9, 0.99))
+    config = TrainConfig(optimizer="muon", lr=0.01, momentum=momentum, beta2=0.99, weight_decay=weight_decay)
+    optimizer = Optimizer(ours, config)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        for mine, other in zip(ours.parameters(), parameters, strict=True):
+            gradient = torch.randn(mine.shape, generator=generator)
+            mine.grad, other.grad = torch.empty_like(mine).copy_(gradient), gradient.view(other.shape).clone()
+        optimizer.step()
+        muon.step()
+        adam.step()
+    for mine, other in zip(ours.parameters(), parameters, strict=True):
+        exact = any(other is parameter for parameter in rest)
+        assert torch.allclose(mine.reshape(other.shape), other, atol=1e-6 if exact else 2e-3)
+
+
+@pytest.mark.parametrize("shape", [(7, 20), (20, 7), (12, 12)])
+def test_orthogonalizing_keeps_directions_and_levels_their_sizes(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    matrix = torch.randn(shape)
+    u, s, v = torch.linalg.svd(matrix.double(), full_matrices=False)
+    sizes = u.T @ orthogonalize(matrix).double() @ v.T
+    assert torch.allclose(sizes, sizes.diag().diag(), atol=1e-4)
+    clear = s > 0.05 * s.max()
+    assert (sizes.diag()[clear] > 0.6).all()
+    assert (sizes.diag() < 1.3).all()
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "muon"])
+def test_stopped_and_resumed_is_bit_identical(tmp_path: Path, name: str) -> None:
+    """With a whitened first layer, and in reduced precision where the processor has it."""
+    images = make_image_set((40, 40, 40), side=16)
+    resident = make_resident(images, np.random.default_rng(0).permutation(120), CPU)
+    preprocessing = make_preprocessing(*channel_statistics(images.images), normalize=True)
+    data = TrainingData(resident, None, preprocessing, images.ids)
+    config = TrainConfig(epochs=2, batch_size=30, optimizer=name, lr=0.01, augment=("flip",), mixed_precision=True)  # type: ignore[arg-type]
+
+    def sit(folder: str, *answers: bool, resume: bool = False) -> nn.Module:
+        torch.manual_seed(0)
+        network = channels_last(build_model(ModelConfig(name="quick"), (1, 16, 16), 3))
+        whiten_first_layer(network, preprocessing.apply(resident.pictures))
+        before = {key: value.clone() for key, value in network.state_dict().items()}
+        stop = iter(answers)
+        (tmp_path / folder).mkdir(exist_ok=True)
+        train(
+            network,
+            data,
+            config,
+            tmp_path / folder,
+            on_progress=ignore_progress,
+            stop_requested=lambda: next(stop, False),
+            resume=resume,
+        )
+        changed = {key for key, value in network.state_dict().items() if not torch.equal(value, before[key])}
+        assert changed == set(before) - {"0.weight"}
+        return network
+
+    whole = sit("whole")
+    with pytest.raises(Interrupted):
+        sit("stopped", *[False] * 5, True)
+    assert same_weights(whole, sit("stopped", resume=True))
 
 
 def test_a_parameter_without_gradient_stays() -> None:

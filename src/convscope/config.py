@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 from convscope.errors import UsageError, unknown_name
 
-Optimizer = Literal["sgd", "adam", "adamw"]
+Optimizer = Literal["sgd", "adam", "adamw", "muon"]
 Schedule = Literal["constant", "one-cycle"]
 ClassWeights = Literal["none", "balanced"]
 Augmentation = Literal["flip", "crop", "rotate", "zoom", "color"]
@@ -118,9 +118,9 @@ class TrainConfig:
         epochs: passes over the training part.
         batch_size: pictures per step on the device; the weights change every `batch_size * accumulate` pictures.
         lr: learning rate; the peak of the one-cycle schedule.
-        momentum: of SGD, and the first beta of Adam and AdamW (None: 0.9).
-        beta2: the second beta of Adam and AdamW.
-        weight_decay: coupled for SGD and Adam, decoupled for AdamW.
+        momentum: of SGD and Muon, and the first beta of Adam and AdamW (None: 0.9).
+        beta2: the second beta of Adam and AdamW, and for what Muon leaves to Adam.
+        weight_decay: coupled for SGD and Adam, decoupled for AdamW and for the weights that Muon moves.
         accumulate: gradient steps that are added up before the weights change.
         label_smoothing: share of the target spread evenly over all classes, 0..1.
         augment: names from AUGMENTATIONS, applied in this order to training batches.
@@ -132,6 +132,8 @@ class TrainConfig:
         unfreeze: the stages that learn from then on, by name or beginning of a name; () is all of them.
         unfreeze_lr: learning rate from then on.
         views: random versions of each picture that a frozen network is shown, where augmentation is asked for.
+        whiten: compute the first layer from the training pictures instead of training it, so that its maps are
+            uncorrelated.
         normalize: subtract the mean and divide by the deviation of the training part, per channel.
         patience: stop after this many epochs without a better validation loss; None never stops early.
         seed: of weights, order, augmentation and dropout.
@@ -161,6 +163,7 @@ class TrainConfig:
     unfreeze: tuple[str, ...] = ()
     unfreeze_lr: float = 3e-4
     views: int = 4
+    whiten: bool = False
     normalize: bool = True
     patience: int | None = None
     seed: int = 0
@@ -220,6 +223,10 @@ class RunConfig:
     data: DataConfig
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        if self.train.whiten and (self.model.pretrained or self.model.weights is not None):
+            raise UsageError("whiten computes the first layer anew, and trained weights come with theirs; choose one")
 
     @property
     def frozen(self) -> bool:

@@ -127,7 +127,14 @@ def autocast_dtype(device: torch.device, *, wanted: bool) -> torch.dtype | None:
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     if device.type == "mps":
         return torch.float16
-    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else None
+    return torch.bfloat16 if _multiplies_bfloat16() else None
+
+
+def _multiplies_bfloat16() -> bool:
+    """Return whether the CPU has instructions for products of bfloat16; oneDNN says yes to AVX-512 without them too."""
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def describe_hardware(device: torch.device) -> Hardware:
@@ -148,9 +155,11 @@ def describe_hardware(device: torch.device) -> Hardware:
     )
 
 
-def measure_peak_flops(device: torch.device, *, size: int = 1024, rounds: int = 3) -> float:
-    """Return the best float32 rate of a `size` x `size` matrix product, in floating-point operations per second."""
-    a, b = (torch.randn(size, size, device=device) for _ in range(2))
+def measure_peak_flops(
+    device: torch.device, dtype: torch.dtype = torch.float32, *, size: int = 1024, rounds: int = 3
+) -> float:
+    """Return the best rate of a `size` x `size` matrix product in this format, in floating-point operations/second."""
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     best_seconds = float("inf")
     for _ in range(rounds + 1):  # the first round warms up and is unlikely to be the best
         _synchronize(device)

@@ -178,6 +178,15 @@ def mnist_99() -> RunConfig:
     )
 
 
+def cifar_75() -> RunConfig:
+    """Return the shortest run of whole epochs that gives clearly more than 75 % on CIFAR-10.
+
+    Chosen on validation data, one run each: one epoch gave 75.1 % there, two 78.2 %. One epoch gave 74.5 % with moved
+    pictures, with those 72.7 % without the decay of the weights; a higher rate, or half the batch, took a point away.
+    """
+    return RunConfig(data=DataConfig(source="cifar10"), model=ModelConfig(name="quick"), train=_quick(epochs=2))
+
+
 def demo() -> RunConfig:
     """Return the run of `make demo`: embedded digits, no network needed.
 
@@ -219,6 +228,7 @@ RECIPES: dict[str, Recipe] = {
     "n13-ours": Recipe("EfficientNet-Lite0 on flowers, frozen", n13_ours, FLOWERS),
     "n13-unfrozen": Recipe("EfficientNet-Lite0 on flowers, last blocks unfrozen", n13_unfrozen, FLOWERS),
     "mnist-99": Recipe("99 % on MNIST in seconds", mnist_99),
+    "cifar-75": Recipe("75 % on CIFAR-10 in a minute", cifar_75),
 }
 
 
@@ -227,6 +237,23 @@ def _mnist(model: str, **train: object) -> RunConfig:
         data=DataConfig(source="mnist"),
         model=ModelConfig(name=model),
         train=TrainConfig(**train),  # type: ignore[arg-type]
+    )
+
+
+def _quick(*, epochs: int, augment: tuple[str, ...] = ("flip",)) -> TrainConfig:
+    """Return the training of a `quick` network: Muon in large steps from a whitened first layer on."""
+    return TrainConfig(
+        epochs=epochs,
+        batch_size=250,
+        lr=0.04,
+        optimizer="muon",
+        momentum=0.6,
+        beta2=0.95,
+        weight_decay=1.0,
+        label_smoothing=0.2,
+        augment=augment,
+        whiten=True,
+        mixed_precision=True,
     )
 
 

@@ -216,7 +216,7 @@ class RunResult:
         train_seconds: time in training and validation, over all sittings.
         peak_memory_bytes: most memory held by the process (on CUDA: by the device) up to the end of evaluation.
         fraction_of_peak_flops: operations of training and validation per second, as a fraction of the rate of a
-            large float32 matrix product measured in the same process.
+            large matrix product in the same number format, measured in the same process.
         leaked_pictures: pictures of the part that training or validation data have too, or nearly so; not 0 only where
             the source itself says which pictures are in which part.
         accuracy_without_leaked: on the others; None where there are none, or no leaks.

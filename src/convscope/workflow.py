@@ -22,6 +22,7 @@ from convscope.data.image_set import ImageSet
 from convscope.data.intake import Fit, fit_picture
 from convscope.data.splits import Splits, make_splits
 from convscope.device import (
+    autocast_dtype,
     choose_device,
     configure_threads,
     describe_hardware,
@@ -44,6 +45,7 @@ from convscope.inspection.subject import Subject
 from convscope.models import build_model, count_parameters, published_preprocessing
 from convscope.models.pretrained import describe_weights, fetch_weights
 from convscope.models.saved import SavedModel, channels_last, preprocessing_to_json, save_model
+from convscope.models.whitening import whiten_first_layer
 from convscope.panels import write_panels
 from convscope.randomness import derive_seed, permutation
 from convscope.report.page import build_report
@@ -67,6 +69,8 @@ from convscope.training.transfer import Sources, train_transfer
 SHOWN_PICTURES = 20
 """Samples, first predictions and worst mistakes that a report shows."""
 THUMBNAIL_PX = 96
+WHITENING_PICTURES = 2000
+"""Training pictures whose patches the first layer is computed from, at most."""
 CALIBRATION_PICTURES = 2000
 """Validation pictures that the temperature is fitted on, at most: it is one number."""
 
@@ -121,7 +125,21 @@ def prepare(config: RunConfig, on_progress: OnProgress) -> Prepared:
     if config.train.threads is None:
         configure_threads(threads_for_step(macs * config.train.batch_size))
     statistics = channel_statistics(images.images[splits.train])
-    return Prepared(config, images, splits, statistics, network, macs, device)
+    prepared = Prepared(config, images, splits, statistics, network, macs, device)
+    if config.train.whiten:
+        _whiten(prepared)
+    return prepared
+
+
+def _whiten(prepared: Prepared) -> None:
+    """Compute the network's first layer from pictures of the training part."""
+    train = prepared.splits.train
+    chosen = train[permutation(len(train), "whitening")[:WHITENING_PICTURES]]
+    pictures = make_resident(prepared.images, chosen, prepared.device).pictures
+    try:
+        whiten_first_layer(prepared.network, prepared.preprocessing.apply(pictures))
+    except UsageError as error:
+        raise UsageError(f"model {prepared.config.model.name!r}: {error}") from error
 
 
 def write_start(run: Path, prepared: Prepared) -> None:
@@ -307,7 +325,8 @@ def _fraction_of_peak(prepared: Prepared, trained: TrainResult) -> float:
     images, splits, network, epochs = prepared.images, prepared.splits, prepared.network, len(trained.history)
     flops = epochs * len(splits.train) * count_training_flops(network, images.shape)
     flops += epochs * len(splits.validation) * 2 * prepared.macs
-    return flops / trained.train_seconds / measure_peak_flops(prepared.device)
+    reduced = autocast_dtype(prepared.device, wanted=prepared.config.train.mixed_precision)
+    return flops / trained.train_seconds / measure_peak_flops(prepared.device, reduced or torch.float32)
 
 
 def predict(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from math import prod
@@ -128,17 +128,22 @@ def cut_into_segments(network: nn.Module, input_shape: tuple[int, ...]) -> Check
 
 def _held(network: nn.Module, train: TrainConfig) -> dict[str, int]:
     """Return the bytes that are there before a step begins."""
-    learn = _bytes(p for p in network.parameters() if p.requires_grad)
     return {
         WEIGHTS: _bytes(network.parameters()),
         BUFFERS: _bytes(network.buffers()),
-        OPTIMIZER: optimizer_slots(train) * learn,
+        OPTIMIZER: optimizer_bytes([p for p in network.parameters() if p.requires_grad], train),
     }
 
 
-def optimizer_slots(train: TrainConfig) -> int:
-    """Return how many numbers the optimizer keeps for each parameter that learns; Adam's step count aside."""
-    return 2 if train.optimizer != "sgd" else 1 if _momentum(train) else 0
+def optimizer_bytes(parameters: Sequence[Tensor], train: TrainConfig) -> int:
+    """Return what the optimizer keeps for the parameters that learn, in the network's order; Adam's step count aside.
+
+    Adam keeps two numbers a parameter, SGD one if it has momentum, Muon one for each weight it moves itself.
+    """
+    if train.optimizer == "sgd":
+        return _bytes(parameters) if _momentum(train) else 0
+    by_muon = [p for p in parameters if p.ndim > 1][:-1] if train.optimizer == "muon" else []
+    return 2 * _bytes(parameters) - _bytes(by_muon)
 
 
 def _momentum(train: TrainConfig) -> float:

@@ -26,7 +26,7 @@ def budget(
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch", "--batch-size", help="Pictures in the network at a time.")] = 64,
     num_classes: Annotated[int | None, typer.Option(help="Classes. [default: the network's]")] = None,
-    optimizer: Annotated[str | None, typer.Option(help="adam, adamw or sgd.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="adam, adamw, sgd or muon.")] = None,
     momentum: Annotated[float | None, typer.Option(help="Of SGD; 0 keeps no momentum.")] = None,
     accumulate: Annotated[int | None, typer.Option(help="Batches whose gradients are added up.")] = None,
     mixed_precision: Annotated[bool, typer.Option("--mixed-precision", help="16 bits where that is enough.")] = False,

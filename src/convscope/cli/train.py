@@ -19,8 +19,8 @@ def training_options(
     epochs: Annotated[int | None, typer.Option(help="Passes over the training part.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Pictures per step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate (peak of a one-cycle schedule).")] = None,
-    optimizer: Annotated[str | None, typer.Option(help="adam, adamw or sgd.")] = None,
-    momentum: Annotated[float | None, typer.Option(help="Of SGD; first beta of Adam.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="adam, adamw, sgd or muon.")] = None,
+    momentum: Annotated[float | None, typer.Option(help="Of SGD and Muon; first beta of Adam.")] = None,
     beta2: Annotated[float | None, typer.Option(help="Second beta of Adam.")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="Weight decay.")] = None,
     schedule: Annotated[str | None, typer.Option(help="one-cycle or constant.")] = None,
@@ -28,6 +28,7 @@ def training_options(
     label_smoothing: Annotated[float | None, typer.Option(help="Share of the target spread over all classes.")] = None,
     augment: Annotated[str | None, typer.Option(help="Comma list of flip, crop, rotate, zoom, color.")] = None,
     normalize: Annotated[bool, typer.Option(help="Normalize by the training part's mean and deviation.")] = True,
+    whiten: Annotated[bool, typer.Option("--whiten", help="First layer computed from the pictures.")] = False,
     class_weights: Annotated[
         str | None, typer.Option(help="balanced: classes count the same, however many pictures each has.")
     ] = None,
@@ -81,6 +82,7 @@ def training_options(
         "unfreeze_lr": unfreeze_lr,
         "views": views,
         "normalize": None if normalize else False,
+        "whiten": whiten or None,
         "patience": patience,
         "seed": seed,
         "split": None if split is None else parse_split(split),

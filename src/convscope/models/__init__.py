@@ -22,6 +22,7 @@ from convscope.models.cnn_small import build_cnn_small
 from convscope.models.lenet5 import build_lenet5
 from convscope.models.mlp import build_mlp
 from convscope.models.pretrained import load_trained
+from convscope.models.quick import build_quick, build_quick_wide
 from convscope.models.shapes import shapes_only
 from convscope.models.spec import ModelSpec, PublishedPreprocessing
 from convscope.models.stack import build_stack, parse_stack
@@ -64,6 +65,8 @@ MODELS: dict[str, ModelSpec] = {
     "cifar-residual": _cifar("N10: N8 with residual blocks", cifar_residual.build_cifar_residual),
     "cifar-residual-eqparams": _cifar("N10, N8's parameters", cifar_residual.build_equal_parameters),
     "cifar-residual-eqmacs": _cifar("N10, N8's operations", cifar_residual.build_equal_macs),
+    "quick": ModelSpec("learns small photos in a minute", build_quick, (3, 32, 32)),
+    "quick-wide": ModelSpec("quick, with more maps", build_quick_wide, (3, 32, 32)),
 }
 
 
