@@ -71,12 +71,13 @@ class Shells:
         return without_content(self.network)
 
     @cached_property
-    def segments(self) -> nn.Module | None:
-        """The same in segments that are computed again; None where the network is no chain."""
+    def is_chain(self) -> bool:
+        """Whether the network can be cut into segments that are computed again."""
         try:
-            return cut_into_segments(self.whole, self.input_shape)
+            cut_into_segments(self.whole, self.input_shape)
         except UsageError:
-            return None
+            return False
+        return True
 
     @property
     def held_bytes(self) -> int:
@@ -242,13 +243,11 @@ def _learning_stages(situation: Situation) -> dict[str, int]:
 
 def _training_bytes(situation: Situation) -> int:
     config, shells, input_bytes = situation.config, situation.shells, situation.input_bytes
-    network = shells.segments if config.checkpoint_activations else shells.whole
-    assert network is not None  # the network's kind was checked before
     prepared = min(chunk_pictures(input_bytes, config.batch_size), situation.num_train)
     part = math.ceil(situation.batch_size / config.parts)
     if config.parts > 1:
         config = replace(config, accumulate=max(2, config.accumulate))  # the second part finds gradients of the first
-    step = predict_step(network, shells.input_shape, batch_size=part, train=config, prepared=prepared).peak_bytes
+    step = predict_step(shells.whole, shells.input_shape, batch_size=part, train=config, prepared=prepared).peak_bytes
     step -= shells.held_bytes  # which is part of what the process takes already
     # meanwhile the next chunk is made: its pictures are gathered and, to be augmented, copied twice
     preparing = prepared * (situation.picture_bytes + input_bytes * (3 if config.augment else 1))
@@ -349,7 +348,7 @@ def _remedies(situation: Situation) -> Iterator[tuple[bool, TrainConfig]]:
     yield from ((True, replace(config, parts=n)) for n in groups[0])
     for group in groups:
         yield from ((False, replace(config, parts=n)) for n in group)
-        if not config.checkpoint_activations and not situation.frozen and shells.segments is not None:
+        if not config.checkpoint_activations and not situation.frozen and shells.is_chain:
             yield from ((False, replace(config, parts=n, checkpoint_activations=True)) for n in group)
 
 
