@@ -223,8 +223,8 @@ def hardware_lines(rows: Sequence[Row]) -> list[str]:
         seen[f"{name}, {hardware['cpu_cores']} cores, {hardware['platform']}, torch {versions['torch']}"] = None
     threads = sorted({run.facts["hardware"]["threads"] for row in rows for run in row.runs})
     return [
-        f"Computed on {'; '.join(seen)}; threads: {', '.join(map(str, threads))}. Other programs ran meanwhile:",
-        "times are upper bounds, and no measurements of speed.",
+        f"Computed on {'; '.join(seen)}; threads: {', '.join(map(str, threads))}. Other programs ran meanwhile, and",
+        "some runs were paused for minutes: times are upper bounds, and no measurements of speed.",
         "",
     ]
 
