@@ -56,6 +56,7 @@ class TrainingData:
     Args:
         ids: names of the pictures of `train`, for messages.
         class_weights: K numbers, how much a picture of each class counts in the training loss; None: all the same.
+        num_classes: K; only mixup needs it.
     """
 
     train: Resident
@@ -63,6 +64,7 @@ class TrainingData:
     preprocessing: Preprocessing
     ids: tuple[str, ...]
     class_weights: Sequence[float] | None = None
+    num_classes: int | None = None
 
 
 @dataclass
@@ -264,6 +266,7 @@ def _train_batches(session: _Session, window: list[_Batch], stop_requested: Call
         seed=config.seed,
         epoch=state.epoch,
         augment=config.augment,
+        num_classes=data.num_classes,
         first_step=state.batch,
         ahead=session.device.type == "cpu" and has_idle_processor(),
     ):
@@ -351,6 +354,8 @@ def _read_window(session: _Session, window: list[_Batch]) -> None:
             _raise_not_finite(session, loss, state.step - len(window) + offset + 1, batch.numbers)
         state.loss_sum += loss * len(batch.numbers)
     logits, labels = torch.cat([batch.logits for batch in window]), torch.cat([batch.labels for batch in window])
+    if labels.ndim == 2:  # of a mixture the larger part counts
+        labels = labels.argmax(1)
     state.correct += int((logits.argmax(1) == labels).sum())
     state.seen += len(labels)
     window.clear()

@@ -41,7 +41,7 @@ class Step:
         with torch.autocast(x.device.type, dtype=self.dtype) if self.dtype else nullcontext():
             logits = self.forward(x)
             if logits.dim() == 2:
-                loss = F.cross_entropy(logits, labels, self.class_weights, label_smoothing=self.label_smoothing)
+                loss = self._mean_loss(logits, labels)
             else:
                 loss = logits.mean()
         _backward(self.scaler.scale(loss if share == 1 else loss * share))
@@ -58,7 +58,18 @@ class Step:
 
     def weight(self, labels: Tensor) -> float:
         """Return how much these pictures count in a mean loss."""
-        return len(labels) if self.class_weights is None else float(self.class_weights[labels].sum())
+        weights = self.class_weights
+        if weights is None:
+            return len(labels)
+        return float((weights[labels] if labels.ndim == 1 else labels @ weights).sum())
+
+    def _mean_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean cross-entropy of logits [B, K] for class numbers [B], or for the share of each class [B, K]."""
+        weights, smoothing = self.class_weights, self.label_smoothing
+        if labels.ndim == 1:
+            return F.cross_entropy(logits, labels, weights, label_smoothing=smoothing)
+        total = F.cross_entropy(logits, labels, weights, label_smoothing=smoothing, reduction="sum")
+        return total / (len(labels) if weights is None else (labels @ weights).sum())
 
 
 def make_step(
