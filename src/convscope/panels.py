@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convscope.results import Curves, Heat, ImageGrid, Line, Maps, Matrix, Panel, Point, Scatter, Table
+from convscope.results import Curves, Heat, ImageGrid, Intervals, Line, Maps, Matrix, Panel, Point, Scatter, Table
 from convscope.runs import write_bytes
 
 _KINDS: dict[str, Any] = {
-    kind.__name__: kind for kind in (ImageGrid, Curves, Line, Scatter, Point, Matrix, Table, Maps, Heat)
+    kind.__name__: kind for kind in (ImageGrid, Curves, Line, Intervals, Scatter, Point, Matrix, Table, Maps, Heat)
 }
 
 

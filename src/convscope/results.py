@@ -596,12 +596,17 @@ class ImageGrid:
 
 @dataclass(frozen=True)
 class Line:
-    """One named line of a chart; a y of None is a gap. `notes` says more about each point when one looks closer."""
+    """One named line of a chart; a y of None is a gap. `notes` says more about each point when one looks closer.
+
+    `low` and `high` bound what is uncertain about each y; empty where nothing is known of it.
+    """
 
     name: str
     x: tuple[float, ...]
     y: tuple[float | None, ...]
     notes: tuple[str, ...] = ()
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -636,6 +641,22 @@ class Scatter:
     y_label: str
     points: tuple[Point, ...]
     mark: str
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Named values one below the other, each with its interval and the single measurements behind it.
+
+    `low` and `high` bound each value; `points` holds its single measurements. The axis label carries the unit.
+    """
+
+    title: str
+    value_label: str
+    names: tuple[str, ...]
+    values: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    points: tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -690,4 +711,4 @@ class Heat:
     captions: tuple[str, ...]
 
 
-Panel = ImageGrid | Curves | Scatter | Matrix | Table | Maps | Heat
+Panel = ImageGrid | Curves | Intervals | Scatter | Matrix | Table | Maps | Heat

@@ -24,7 +24,7 @@ from convscope.report import charts, colours
 from convscope.report.section import RecordedRun, Section, load_recorded_run
 from convscope.report.sections import SECTIONS
 from convscope.report.text import UNKNOWN, accuracy_text, printable, time_text
-from convscope.results import Curves, Heat, ImageGrid, Maps, Panel, Scatter, Table
+from convscope.results import Curves, Heat, ImageGrid, Intervals, Maps, Panel, Scatter, Table
 from convscope.runs import write_bytes
 
 SMALL_PICTURE_PX = 100
@@ -129,6 +129,9 @@ class _Drawing:
             return {"kind": "curves", "title": panel.title, "place": place, "numbers": numbers}
         if isinstance(panel, Scatter):
             place, numbers = self._place(charts.draw_scatter(panel)), _table(charts.scatter_table(panel))
+            return {"kind": "curves", "title": panel.title, "place": place, "numbers": numbers}
+        if isinstance(panel, Intervals):
+            place, numbers = self._place(charts.draw_intervals(panel)), _table(charts.intervals_table(panel))
             return {"kind": "curves", "title": panel.title, "place": place, "numbers": numbers}
         place, table = self._place(charts.draw_matrix(panel)), charts.matrix_table(panel)
         least_px, greatest_px = charts.matrix_width_px(panel)

@@ -40,10 +40,7 @@ class Step:
         """
         with torch.autocast(x.device.type, dtype=self.dtype) if self.dtype else nullcontext():
             logits = self.forward(x)
-            if logits.dim() == 2:
-                loss = self._mean_loss(logits, labels)
-            else:
-                loss = logits.mean()
+            loss = self._mean_loss(logits, labels) if logits.dim() == 2 else logits.mean()
         _backward(self.scaler.scale(loss if share == 1 else loss * share))
         return loss.detach(), logits.detach()
 
@@ -64,7 +61,7 @@ class Step:
         return float((weights[labels] if labels.ndim == 1 else labels @ weights).sum())
 
     def _mean_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean cross-entropy of logits [B, K] for class numbers [B], or for the share of each class [B, K]."""
+        """Return the mean cross-entropy of logits [B, K] for class numbers [B] or shares of the classes [B, K]."""
         weights, smoothing = self.class_weights, self.label_smoothing
         if labels.ndim == 1:
             return F.cross_entropy(logits, labels, weights, label_smoothing=smoothing)
