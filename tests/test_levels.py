@@ -19,7 +19,7 @@ LEVELS = (
     ("comparison", "report", "lab"),
     ("serve",),
     ("workflow",),
-    ("insight", "prediction", "checkup"),
+    ("forecast", "insight", "prediction", "checkup"),
     ("api",),
     ("series",),
     ("cli",),
