@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import psutil
 import pytest
 import torch
 import torchvision
 from torch import nn
 
 from convscope import api
+from convscope.budget.duration import predict_duration
 from convscope.budget.memory import NotTraceable, parameter_arithmetic, predict_memory
 from convscope.cli import main
 from convscope.cli.budget import parse_shape
@@ -199,3 +202,44 @@ def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
 def test_an_input_that_is_no_shape(text: str) -> None:
     with pytest.raises(UsageError, match="channels x height x width"):
         parse_shape(text)
+
+
+def test_the_figures_of_the_page_on_memory() -> None:
+    """docs/memory.md: what it says of the stack, padded either way, and of the two networks for digits."""
+    page = (Path(__file__).parents[1] / "docs" / "memory.md").read_text()
+    padded, same = (
+        api.budget(stack=stack, input_shape=(3, 200, 300), batch_size=50)[0].memory
+        for stack in (STACK, STACK.replace("pad 1", "same"))
+    )
+    mlp, cnn = (api.budget(name, batch_size=64)[0].memory for name in ("mlp", "cnn-small"))
+    for words in (
+        f"The command says {padded.prediction_peak_bytes / 1e6:.2f} MB",
+        f"The peak lies higher, at {padded.training_peak_bytes / 1e6:.0f} MB",
+        f"training keeps {same.saved_bytes / 1e6:.0f} MB",
+        f"takes {mlp.training_peak_bytes / 1e6:.2f} MB for the first and {cnn.training_peak_bytes / 1e6:.2f} MB",
+    ):
+        assert words in " ".join(page.split())
+
+
+def test_the_time_of_a_run() -> None:
+    """Steps of 0.1 s on batches of 10: 100 pictures take 1 s, an epoch of 95 a little less."""
+    duration = predict_duration((0.1, 0.09, 0.2), measured_batch=10, batch_size=20, accumulate=2, pictures=95, epochs=4)
+    assert duration.step_seconds == pytest.approx(0.4)
+    assert duration.epoch_seconds == pytest.approx(0.95)
+    assert duration.run_seconds == pytest.approx(3.8)
+    assert duration.steps_an_epoch == 3
+    assert duration.low_factor <= 0.9
+    assert duration.high_factor >= 2.0
+
+
+def test_a_batch_that_does_not_fit_is_timed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("convscope.forecast.FREE_SHARE", 12e6 / psutil.virtual_memory().available)
+    budget, _ = api.budget("cnn-small", batch_size=256, pictures=1000, epochs=3)
+    assert budget.duration is not None
+    assert budget.duration.measured_batch_size == 128
+    assert budget.duration.run_seconds == pytest.approx(3 * budget.duration.epoch_seconds)
+    monkeypatch.setattr("convscope.forecast.FREE_SHARE", 0.0)
+    estimated, _ = api.budget("cnn-small", batch_size=256, pictures=1000)
+    assert estimated.duration is not None
+    assert estimated.duration.measured_batch_size is None
+    assert estimated.duration.epoch_seconds > 0

@@ -14,34 +14,31 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from convscope.budget.costs import count_macs
-from convscope.budget.memory import NotTraceable, predict_memory
-from convscope.budget.remedies import Subject, plan_fit, price_remedies
-from convscope.budget.work import measure_speed
 from convscope.config import STACK, DataConfig, ModelConfig, RunConfig, TrainConfig
 from convscope.data import DATASETS, load_images
 from convscope.data.batches import Preprocessing
 from convscope.data.image_set import ImageSet
 from convscope.data.splits import Splits
-from convscope.device import autocast_dtype, choose_device, configure_threads, memory_in_use_bytes
+from convscope.device import choose_device, configure_threads
 from convscope.errors import DataError, ResumeMismatch, UsageError, unknown_name
 from convscope.evaluation.metrics import compute_metrics
 from convscope.export.model_file import export_run
+from convscope.forecast import budget as budget
 from convscope.insight import inspect as inspect
 from convscope.lab import LABS
 from convscope.lab.answer import lab as lab
-from convscope.models import MODELS, build_model, build_shapes, count_parameters, find_model, published_preprocessing
+from convscope.models import MODELS, build_model, count_parameters, find_model, published_preprocessing
 from convscope.models.pretrained import weights_status
-from convscope.models.saved import SavedModel, channels_last, load_model
+from convscope.models.saved import SavedModel, load_model
 from convscope.models.spec import ModelSpec
 from convscope.models.stack import parse_stack
-from convscope.models.zoo import count_zoo_parameters, freeze_all_but_head, zoo_names
+from convscope.models.zoo import count_zoo_parameters, zoo_names
 from convscope.planning import fit_into_memory
 from convscope.recipes import RECIPES
 from convscope.report.page import build_report
-from convscope.results import Budget, MeasuredMemory, OnProgress, Progress, RunResult, ignore_progress
+from convscope.results import OnProgress, Progress, RunResult, ignore_progress
 from convscope.runs import (
     check_out,
     create_run_folder,
@@ -50,7 +47,6 @@ from convscope.runs import (
     read_json,
 )
 from convscope.sizes import parse_bytes
-from convscope.training.measured_step import measure_step
 from convscope.training.plan_record import write_plan
 from convscope.workflow import (
     check_same,
@@ -218,73 +214,6 @@ def resume(
         prepared = prepare(config, on_progress)
         check_same(run, prepared)
         return finish(run, prepared, report=report, resume=True, on_progress=on_progress)
-
-
-def budget(
-    model: str | None = None,
-    *,
-    stack: str | None = None,
-    input_shape: tuple[int, int, int] | None = None,
-    batch_size: int = 64,
-    num_classes: int | None = None,
-    frozen: bool = False,
-    measure: bool = False,
-    remedies: bool = False,
-    limit_bytes: int | None = None,
-    **options: Any,  # noqa: ANN401
-) -> tuple[Budget, MeasuredMemory | None]:
-    """Return what training a network takes, predicted; and measured in another process, where that is asked for.
-
-    Args:
-        input_shape, num_classes: None are the network's own.
-        frozen: only the last layer learns.
-        remedies: also what each way to take less memory saves and costs.
-        limit_bytes: also the quickest way to train within so much, interpreter and libraries included.
-        options: fields of TrainConfig; None is not given.
-
-    Raises:
-        UsageError: a name or value cannot be meant, a layer cannot take its input, or the network computes with the
-            content of its tensors, so that nothing can be predicted; or nothing fits the limit.
-    """
-    config = ModelConfig(name=model or (STACK if stack is not None else "auto"), stack=stack)
-    spec = None if config.stack is not None else find_model(config.name)
-    given = {name: value for name, value in options.items() if value is not None}
-    train_config = TrainConfig(**(({} if spec is None else dict(spec.train)) | given | {"batch_size": batch_size}))
-    if input_shape is None:
-        if spec is None:
-            raise UsageError("a stack has no pictures of its own; name them, for example --input 3x200x300")
-        input_shape = spec.native_shape
-    if num_classes is None and spec is not None:
-        num_classes = spec.native_classes
-
-    def build(name: str, shape: tuple[int, int, int]) -> nn.Module:
-        chosen = config if name == config.name else ModelConfig(name=name)
-        network = channels_last(build_shapes(chosen, shape, num_classes))
-        if frozen:
-            freeze_all_but_head(network)
-        return network
-
-    network = build(config.name, input_shape)
-    try:
-        name = config.stack or config.name
-        predicted = predict_memory(network, input_shape, batch_size=batch_size, train=train_config, name=name)
-        if remedies or limit_bytes is not None:
-            device = choose_device(train_config.device)
-            speed = measure_speed(device, autocast_dtype(device, wanted=True))
-            subject = Subject(network, input_shape, train_config, device, speed)
-            if remedies:
-                predicted = replace(predicted, remedies=price_remedies(subject, name=config.name, build=build))
-            if limit_bytes is not None:
-                beside = memory_in_use_bytes(device) if device.type == "cpu" else 0
-                predicted = replace(predicted, fit=plan_fit(subject, limit_bytes, beside_bytes=beside))
-    except NotTraceable as error:
-        raise UsageError(f"the memory of {config.name!r} cannot be predicted: {error}") from error
-    measured = None
-    if measure:
-        measured = measure_step(
-            config, input_shape, num_classes, batch_size=batch_size, train=train_config, frozen=frozen
-        )
-    return predicted, measured
 
 
 def evaluate(

@@ -25,7 +25,7 @@ TRAINING_PASSES = 3
 
 
 @dataclass(frozen=True)
-class Forecast:
+class RecipeNeeds:
     """What a recipe needs here.
 
     Args:
@@ -42,23 +42,23 @@ class Forecast:
     seconds: tuple[float, float] | None
 
 
-def forecast_recipes() -> list[Forecast]:
+def recipe_needs() -> list[RecipeNeeds]:
     """Return what each recipe needs, in the order of the table."""
     peak = measure_peak_flops(choose_device("auto"))
-    return [_forecast(name, recipe, peak) for name, recipe in RECIPES.items()]
+    return [_needs_of(name, recipe, peak) for name, recipe in RECIPES.items()]
 
 
-def _forecast(name: str, recipe: Recipe, peak: float) -> Forecast:
+def _needs_of(name: str, recipe: Recipe, peak: float) -> RecipeNeeds:
     config, pictures = recipe.config(), recipe.pictures
     native = find_model(config.model.name).native_shape
     size = config.data.image_size
     shape = native if size is None else (1 if config.data.gray else native[0], size, size)
-    budget = predict_step(config, shape, pictures.classes)
+    budget = predict_run_step(config, shape, pictures.classes)
     seconds = None
     if budget is not None:
         likely = _operations(config, recipe, budget.macs) / (USUAL_SHARE * peak)
         seconds = likely / FACTOR, likely * FACTOR
-    return Forecast(
+    return RecipeNeeds(
         recipe=name,
         description=recipe.description,
         data=pictures.name,
@@ -83,7 +83,7 @@ def _operations(config: RunConfig, recipe: Recipe, macs: int) -> float:
     return (views * pictures.train + pictures.validation) * 2 * macs + learning * epoch
 
 
-def predict_step(config: RunConfig, shape: InputShape, num_classes: int, *, batch_size: int = 0) -> Budget | None:
+def predict_run_step(config: RunConfig, shape: InputShape, num_classes: int, *, batch_size: int = 0) -> Budget | None:
     """Return what a step of training takes, None if the network computes with the content of its tensors.
 
     Of a frozen network the head learns, on features; here they count as if they were made anew in each step.

@@ -383,6 +383,7 @@ class MeasuredMemory:
         inference_peak_bytes: the most for predictions of one batch, weights and buffers included.
         process_peak_bytes: the most resident memory of the process.
         baseline_bytes: of it, what interpreter, libraries and their scratch space took before the network was built.
+        batch_seconds: of each timed batch: forward, loss, backward, change of the weights.
     """
 
     step_growth_bytes: int
@@ -390,6 +391,7 @@ class MeasuredMemory:
     inference_peak_bytes: int
     process_peak_bytes: int
     baseline_bytes: int
+    batch_seconds: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -441,6 +443,29 @@ class Fit:
 
 
 @dataclass(frozen=True)
+class Duration:
+    """How long training takes on this machine.
+
+    Args:
+        pictures: of an epoch.
+        step_seconds: from one change of the weights to the next.
+        epoch_seconds, run_seconds: training alone, without validation, reading pictures and the report.
+        low_factor, high_factor: between these multiples of it the truth is expected.
+        measured_batch_size: of the batches that were timed; None: nothing was, the time is estimated from operations.
+    """
+
+    pictures: int
+    epochs: int
+    steps_an_epoch: int
+    step_seconds: float
+    epoch_seconds: float
+    run_seconds: float
+    low_factor: float
+    high_factor: float
+    measured_batch_size: int | None
+
+
+@dataclass(frozen=True)
 class Budget:
     """What training a network on batches of one size takes.
 
@@ -449,7 +474,7 @@ class Budget:
         num_trainable: the parameters that learn; the others are frozen.
         macs: multiply-accumulate operations of convolutions and dense layers, for one picture, forward.
         layers: in the order in which they are first used.
-        remedies, fit: where they were asked for.
+        remedies, fit, duration: where they were asked for.
     """
 
     model: str
@@ -464,6 +489,7 @@ class Budget:
     memory: Memory
     remedies: tuple[Remedy, ...] = ()
     fit: Fit | None = None
+    duration: Duration | None = None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from convscope.errors import UsageError
 from convscope.sizes import parse_bytes, size_text
 
 if TYPE_CHECKING:
-    from convscope.results import Budget, Fit, MeasuredMemory, Remedy
+    from convscope.results import Budget, Duration, Fit, MeasuredMemory, Remedy
 
 
 def budget(
@@ -39,6 +39,8 @@ def budget(
     ] = False,
     remedies: Annotated[bool, typer.Option("--remedies", help="Ways to take less, and what they cost.")] = False,
     fit: Annotated[str | None, typer.Option(help="The quickest way to train within so much, as 4GiB.")] = None,
+    pictures: Annotated[int | None, typer.Option(min=1, help="Of an epoch: also show how long it takes.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="With --pictures: how long so many take.")] = None,
     as_json: Json = False,
 ) -> None:
     """Show what a network takes in memory: layer by layer, for predictions and for a step of training."""
@@ -49,6 +51,7 @@ def budget(
         "optimizer": optimizer,
         "momentum": momentum,
         "accumulate": accumulate,
+        "epochs": epochs,
         "mixed_precision": mixed_precision or None,
         "checkpoint_activations": checkpoint_activations or None,
     }
@@ -67,6 +70,7 @@ def budget(
                 measure=measure,
                 remedies=remedies,
                 limit_bytes=limit_bytes,
+                pictures=pictures,
                 **options,
             )
             for name in (*names,) or (None,)
@@ -92,7 +96,9 @@ def parse_shape(text: str) -> tuple[int, int, int]:
 
 
 def _to_json(budget: Budget, measured: MeasuredMemory | None) -> dict[str, Any]:
-    tree = {name: value for name, value in asdict(budget).items() if name not in ("remedies", "fit") or value}
+    tree = {
+        name: value for name, value in asdict(budget).items() if name not in ("remedies", "fit", "duration") or value
+    }
     return tree if measured is None else tree | {"measured": asdict(measured)}
 
 
@@ -136,6 +142,8 @@ def _print_budget(budget: Budget, measured: MeasuredMemory | None) -> None:
         _print_remedies(budget.remedies)
     if budget.fit is not None:
         _print_fit(budget.fit)
+    if budget.duration is not None:
+        _print_duration(budget.duration)
 
 
 def _print_remedies(remedies: Sequence[Remedy]) -> None:
@@ -163,6 +171,28 @@ def _print_fit(fit: Fit) -> None:
         ("a step of training", f"{size_text(fit.training_peak_bytes)}, {fit.batch_size} pictures at a time"),
         ("options of train", fit.options or "none"),
         ("why", fit.reason),
+    ]
+    for name, value in lines:
+        out_console().print(f"{name:28}{value}", highlight=False, markup=False)
+
+
+def _print_duration(duration: Duration) -> None:
+    def between(seconds: float) -> str:
+        low, high = seconds * duration.low_factor, seconds * duration.high_factor
+        return f"{shown(seconds)} s ({shown(low)} to {shown(high)})"
+
+    def shown(seconds: float) -> str:
+        return f"{seconds:,.0f}" if seconds >= 100 else f"{seconds:.2g}"
+
+    timed = duration.measured_batch_size
+    lines = [
+        ("a step", between(duration.step_seconds)),
+        (f"an epoch of {duration.pictures:,}", f"{between(duration.epoch_seconds)}, {duration.steps_an_epoch:,} steps"),
+        (f"{duration.epochs} epoch(s)", between(duration.run_seconds)),
+        (
+            "known from",
+            "its operations: it does not fit here" if timed is None else f"steps on {timed} pictures, timed",
+        ),
     ]
     for name, value in lines:
         out_console().print(f"{name:28}{value}", highlight=False, markup=False)

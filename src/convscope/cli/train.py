@@ -189,13 +189,13 @@ def recipe(
 def _list_recipes(as_json: bool) -> None:
     """Print what each recipe is, what it needs and how long it will probably take here."""
     with start(as_json) as on_progress:
-        from convscope.forecast import forecast_recipes
+        from convscope.needs import recipe_needs
         from convscope.report.text import bytes_text, seconds_text
 
         on_progress(Progress("measuring this machine", 0, None))
-        forecasts = forecast_recipes()
+        needs = recipe_needs()
     if as_json:
-        print_json({"recipes": [asdict(forecast) for forecast in forecasts]})
+        print_json({"recipes": [asdict(need) for need in needs]})
         return
     rows = [
         (
@@ -206,6 +206,6 @@ def _list_recipes(as_json: bool) -> None:
             bytes_text(entry.memory_bytes),
             cell(None if entry.seconds is None else " to ".join(map(seconds_text, entry.seconds))),
         )
-        for entry in forecasts
+        for entry in needs
     ]
     print_table(("recipe", "what it is", "data", "weights", "memory", "time here"), rows)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -16,17 +17,29 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from convscope.budget.costs import count_macs
 from convscope.config import ModelConfig, TrainConfig, model_config_from_json, train_config_from_json
 from convscope.data.batches import Preprocessing
-from convscope.device import choose_device, configure_threads, keep_freed_memory, memory_in_use_bytes, peak_memory_bytes
+from convscope.device import (
+    choose_device,
+    configure_threads,
+    keep_freed_memory,
+    memory_in_use_bytes,
+    peak_memory_bytes,
+    threads_for_step,
+)
 from convscope.errors import TrainingError
 from convscope.models import build_model, find_model
 from convscope.models.blocks import InputShape
 from convscope.models.saved import channels_last
+from convscope.models.segments import checkpoint_activations
 from convscope.models.stack import build_stack, parse_stack
 from convscope.models.zoo import freeze_all_but_head
 from convscope.results import MeasuredMemory
 from convscope.training.step import make_step
+
+TIMED_SECONDS, LEAST_TIMED = 1.0, 3
+"""Steps are timed for so long, and so many at least."""
 
 
 def measure_step(
@@ -73,8 +86,9 @@ def _measure(order: Mapping[str, Any]) -> MeasuredMemory:
     network = channels_last(_build(model, shape, order["num_classes"]))
     if order["frozen"]:
         freeze_all_but_head(network)
-    network.train()
-    arithmetic = make_step(network, network, train, cpu)
+    forward = checkpoint_activations(network, shape) if train.checkpoint_activations else network
+    forward.train()
+    arithmetic = make_step(network, forward, train, cpu)
     black = Preprocessing((0.0,) * channels, (1.0,) * channels)
     pictures = torch.zeros(batch_size, height, width, channels, dtype=torch.uint8)
     labels = torch.zeros(batch_size, dtype=torch.int64)
@@ -93,6 +107,9 @@ def _measure(order: Mapping[str, Any]) -> MeasuredMemory:
     step()
     resident = peak_memory_bytes(cpu)
     growth = allocator_growth(step)
+    if train.threads is None:
+        configure_threads(threads_for_step(count_macs(network, shape) * batch_size))
+    seconds = _time_batches(step, train)
     return MeasuredMemory(
         training_peak_bytes=held + growth,
         step_growth_bytes=growth,
@@ -100,7 +117,19 @@ def _measure(order: Mapping[str, Any]) -> MeasuredMemory:
         + allocator_growth(predict),
         process_peak_bytes=resident,
         baseline_bytes=baseline_bytes,
+        batch_seconds=seconds,
     )
+
+
+def _time_batches(step: Callable[[], None], train: TrainConfig) -> tuple[float, ...]:
+    """Return the seconds of a batch, from as many steps as fit into TIMED_SECONDS and at least a few."""
+    seconds: list[float] = []
+    step()  # the first with this number of threads
+    while len(seconds) < LEAST_TIMED or sum(seconds) < TIMED_SECONDS:
+        start = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - start)
+    return tuple(one / min(2, train.accumulate) for one in seconds)
 
 
 def _build(model: ModelConfig, shape: InputShape, num_classes: int | None) -> nn.Module:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from convscope import api, forecast
-from convscope.forecast import FACTOR, TRAINING_PASSES, USUAL_SHARE, Forecast, forecast_recipes
+from convscope import api, needs
+from convscope.needs import FACTOR, TRAINING_PASSES, USUAL_SHARE, RecipeNeeds, recipe_needs
 from convscope.recipes import RECIPES
 from convscope.runs import read_json
 from tests.test_main_job import convscope
@@ -16,38 +16,38 @@ PEAK = 1e9
 
 
 @pytest.fixture(scope="module")
-def forecasts() -> dict[str, Forecast]:
+def of_recipes() -> dict[str, RecipeNeeds]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(forecast, "measure_peak_flops", lambda device: PEAK)
-        return {entry.recipe: entry for entry in forecast_recipes()}
+        patch.setattr(needs, "measure_peak_flops", lambda device: PEAK)
+        return {entry.recipe: entry for entry in recipe_needs()}
 
 
-def test_time_is_operations_over_the_usual_rate(forecasts: dict[str, Forecast]) -> None:
+def test_time_is_operations_over_the_usual_rate(of_recipes: dict[str, RecipeNeeds]) -> None:
     macs = 784 * 128 + 128 * 10
     likely = 10 * (TRAINING_PASSES * 54_000 + 6_000) * 2 * macs / (USUAL_SHARE * PEAK)
-    assert forecasts["n1"].seconds == pytest.approx((likely / FACTOR, likely * FACTOR))
+    assert of_recipes["n1"].seconds == pytest.approx((likely / FACTOR, likely * FACTOR))
 
 
-def test_a_frozen_network_sees_each_picture_once(forecasts: dict[str, Forecast]) -> None:
+def test_a_frozen_network_sees_each_picture_once(of_recipes: dict[str, RecipeNeeds]) -> None:
     def likely(name: str) -> float:
-        assert forecasts[name].seconds is not None
-        return forecasts[name].seconds[1] / FACTOR
+        assert of_recipes[name].seconds is not None
+        return of_recipes[name].seconds[1] / FACTOR
 
     whole, frozen = likely("n11-unfrozen"), likely("n11")
     assert whole / frozen == pytest.approx(1 + 3 * (TRAINING_PASSES * 3_240 + 360) / (3_240 + 360))
 
 
-def test_memory_is_that_of_the_budget(forecasts: dict[str, Forecast]) -> None:
+def test_memory_is_that_of_the_budget(of_recipes: dict[str, RecipeNeeds]) -> None:
     predicted, _ = api.budget("cats-cnn", batch_size=64, num_classes=2)
-    assert forecasts["n7"].memory_bytes == predicted.memory.training_peak_bytes
+    assert of_recipes["n7"].memory_bytes == predicted.memory.training_peak_bytes
 
 
-def test_every_recipe_says_what_it_needs(forecasts: dict[str, Forecast]) -> None:
-    assert list(forecasts) == list(RECIPES)
-    assert all(entry.data and entry.memory_bytes for entry in forecasts.values())
+def test_every_recipe_says_what_it_needs(of_recipes: dict[str, RecipeNeeds]) -> None:
+    assert list(of_recipes) == list(RECIPES)
+    assert all(entry.data and entry.memory_bytes for entry in of_recipes.values())
     pretrained = {name for name, recipe in RECIPES.items() if recipe.config().model.pretrained}
-    assert {name for name, entry in forecasts.items() if entry.weights is not None} == pretrained
-    assert forecasts["n13-ours"].weights == "here"
+    assert {name for name, entry in of_recipes.items() if entry.weights is not None} == pretrained
+    assert of_recipes["n13-ours"].weights == "here"
 
 
 def test_a_recipe_can_be_shortened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
