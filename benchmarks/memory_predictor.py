@@ -16,47 +16,68 @@ from torchinfo import summary
 
 from convscope.budget.memory import predict_memory
 from convscope.config import ModelConfig, TrainConfig
+from convscope.device import autocast_dtype
 from convscope.models import build_model, build_shapes
 from convscope.models.saved import channels_last
 from convscope.models.zoo import freeze_all_but_head
 from convscope.training.measured_step import measure_step
 
 GRAY, COLOR, PHOTO = (1, 28, 28), (3, 32, 32), (3, 224, 224)
-CONFIGURATIONS = (
-    ("mlp", GRAY, 64, "adam", False),
-    ("mlp", GRAY, 1024, "sgd", False),
-    ("cnn-small", GRAY, 64, "sgd", False),
-    ("cnn-small", GRAY, 1024, "adam", False),
-    ("cnn", GRAY, 64, "adam", False),
-    ("cnn", GRAY, 256, "adam", False),
-    ("cnn-dropout", GRAY, 64, "adam", False),
-    ("lenet5", GRAY, 64, "adam", False),
-    ("lenet5", GRAY, 512, "sgd", False),
-    ("cats-cnn", (1, 200, 200), 16, "adam", False),
-    ("cifar-base", COLOR, 64, "adam", False),
-    ("cifar-inception", COLOR, 64, "adam", False),
-    ("cifar-residual", COLOR, 64, "sgd", False),
-    ("auto", COLOR, 128, "adam", False),
-    ("alexnet-2012", PHOTO, 16, "sgd", False),
-    ("alexnet", PHOTO, 16, "sgd", False),
-    ("vgg16", (3, 200, 200), 4, "sgd", True),
-    ("vgg16", (3, 200, 200), 4, "sgd", False),
-    ("mobilenetv2_100", PHOTO, 8, "adam", False),
-    ("resnet18", PHOTO, 8, "adam", False),
-    ("resnet18", PHOTO, 8, "adam", True),
-    ("resnet50", PHOTO, 4, "sgd", False),
-    ("efficientnet_b0", PHOTO, 4, "adam", False),
-    ("densenet121", PHOTO, 4, "adam", False),
-    ("convnext_tiny", PHOTO, 4, "adam", False),
-    ("inception_v3", (3, 299, 299), 4, "adam", True),
+MIXED, CHECKPOINTED, FROZEN, ACCUMULATED = "mixed precision", "checkpointed", "frozen", "accumulated"
+CONFIGURATIONS: tuple[tuple[str, tuple[int, int, int], int, str, tuple[str, ...]], ...] = (
+    ("mlp", GRAY, 64, "adam", ()),
+    ("mlp", GRAY, 1024, "sgd", ()),
+    ("cnn-small", GRAY, 64, "sgd", ()),
+    ("cnn-small", GRAY, 1024, "adam", ()),
+    ("cnn", GRAY, 64, "adam", ()),
+    ("cnn", GRAY, 256, "adam", ()),
+    ("cnn", GRAY, 256, "adam", (MIXED,)),
+    ("cnn-dropout", GRAY, 64, "adam", ()),
+    ("lenet5", GRAY, 64, "adam", ()),
+    ("lenet5", GRAY, 512, "sgd", ()),
+    ("cats-cnn", (1, 200, 200), 16, "adam", ()),
+    ("cifar-base", COLOR, 64, "adam", ()),
+    ("cifar-base", COLOR, 64, "adam", (CHECKPOINTED,)),
+    ("cifar-inception", COLOR, 64, "adam", ()),
+    ("cifar-residual", COLOR, 64, "sgd", ()),
+    ("cifar-residual", COLOR, 16, "sgd", (ACCUMULATED,)),
+    ("auto", COLOR, 128, "adam", ()),
+    ("auto", COLOR, 128, "adam", (CHECKPOINTED,)),
+    ("alexnet-2012", PHOTO, 16, "sgd", ()),
+    ("alexnet", PHOTO, 16, "sgd", ()),
+    ("vgg16", (3, 200, 200), 4, "sgd", (FROZEN,)),
+    ("vgg16", (3, 200, 200), 4, "sgd", ()),
+    ("mobilenetv2_100", PHOTO, 8, "adam", ()),
+    ("mobilenetv2_100", PHOTO, 8, "adam", (CHECKPOINTED,)),
+    ("resnet18", PHOTO, 8, "adam", ()),
+    ("resnet18", PHOTO, 8, "adam", (FROZEN,)),
+    ("resnet18", PHOTO, 8, "adam", (CHECKPOINTED,)),
+    ("resnet18", PHOTO, 8, "adam", (MIXED,)),
+    ("resnet50", PHOTO, 4, "sgd", ()),
+    ("resnet50", PHOTO, 8, "sgd", (CHECKPOINTED,)),
+    ("efficientnet_b0", PHOTO, 4, "adam", ()),
+    ("efficientnet_b0", PHOTO, 4, "adam", (CHECKPOINTED,)),
+    ("densenet121", PHOTO, 4, "adam", ()),
+    ("densenet121", PHOTO, 4, "adam", (CHECKPOINTED,)),
+    ("convnext_tiny", PHOTO, 4, "adam", ()),
+    ("convnext_tiny", PHOTO, 4, "adam", (CHECKPOINTED,)),
+    ("inception_v3", (3, 299, 299), 4, "adam", (FROZEN,)),
 )
 CLASSES = 10
 
 
 def main() -> None:
     rows, raw = [], []
-    for name, shape, batch_size, optimizer, frozen in CONFIGURATIONS:
-        train, model = TrainConfig(optimizer=optimizer), ModelConfig(name=name)
+    for name, shape, batch_size, optimizer, how in CONFIGURATIONS:
+        frozen, model = FROZEN in how, ModelConfig(name=name)
+        train = TrainConfig(
+            optimizer=optimizer,  # type: ignore[arg-type]
+            mixed_precision=MIXED in how,
+            checkpoint_activations=CHECKPOINTED in how,
+            accumulate=4 if ACCUMULATED in how else 1,
+        )
+        if train.mixed_precision and autocast_dtype(torch.device("cpu"), wanted=True) is None:
+            continue  # this processor has no 16-bit arithmetic to be measured
         measured = measure_step(model, shape, _classes(name), batch_size=batch_size, train=train, frozen=frozen)
         network = channels_last(build_shapes(model, shape, _classes(name)))
         if frozen:
@@ -68,7 +89,7 @@ def main() -> None:
             "input_shape": shape,
             "batch_size": batch_size,
             "optimizer": optimizer,
-            "frozen": frozen,
+            "how": how,
             "predicted_growth_bytes": memory.training_peak_bytes - held,
             "predicted_peak_bytes": memory.training_peak_bytes,
             "predicted_resident_bytes": measured.baseline_bytes + memory.training_peak_bytes,
@@ -85,7 +106,7 @@ def main() -> None:
             "torchinfo": _error(entry["torchinfo_bytes"], peak),
             "parameters": _error(entry["four_times_parameters_bytes"], peak),
         }
-        setting = f"{name} {'x'.join(map(str, shape))}, {batch_size}, {optimizer}{', frozen' if frozen else ''}"
+        setting = f"{name} {'x'.join(map(str, shape))}, {batch_size}, {', '.join((optimizer, *how))}"
         rows.append(
             [setting, *(f"{entry[key] / 1e6:,.1f}" for key in ("predicted_growth_bytes",)), f"{growth / 1e6:,.1f}"]
         )
