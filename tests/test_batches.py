@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import ks_2samp
 
-from convscope.data.augment import AUGMENTATIONS
+from convscope.config import Augmentation, DataConfig, ModelConfig, RunConfig, TrainConfig
+from convscope.data.augment import AUGMENTATIONS, LEAST_ERASED, MIXUP, MIXUP_ALPHA, MOST_ERASED, mixup_of
 from convscope.data.batches import (
     LARGE_PICTURE,
     Preprocessing,
@@ -15,6 +18,7 @@ from convscope.data.batches import (
     make_resident,
     training_batches,
 )
+from convscope.errors import UsageError
 from tests.conftest import make_image_set
 
 CPU = torch.device("cpu")
@@ -79,6 +83,7 @@ def collect(
             seed=3,
             epoch=epoch,
             augment=augment,
+            num_classes=2,
             first_step=first_step,
         )
     )
@@ -96,7 +101,7 @@ def test_epochs_differ_in_order() -> None:
     assert collect(50, 1)[0][2].tolist() != collect(50, 2)[0][2].tolist()
 
 
-@pytest.mark.parametrize("augment", [(), tuple(AUGMENTATIONS)])
+@pytest.mark.parametrize("augment", [(), tuple(AUGMENTATIONS), ("flip", MIXUP)])
 @pytest.mark.parametrize("side", [8, 64])  # at 64 px an epoch takes several chunks
 @pytest.mark.parametrize("first_step", [1, 3, 5])
 def test_an_epoch_entered_late_gives_the_same_bits(augment: tuple[str, ...], side: int, first_step: int) -> None:
@@ -127,6 +132,67 @@ def test_a_picture_is_changed_alike_in_any_company(name: str) -> None:
     together = plain.apply_augmented(pictures, [name], torch.arange(16), 0, "augment", 1)
     alone = plain.apply_augmented(pictures[5:6], [name], torch.tensor([5]), 0, "augment", 1)
     assert torch.allclose(together[5:6], alone, atol=1e-6)
+
+
+def test_every_augmentation_that_may_be_asked_for_is_there() -> None:
+    assert set(get_args(Augmentation)) == {*AUGMENTATIONS, MIXUP}
+
+
+def test_erasing_covers_one_rectangle_of_half_the_pictures_with_their_mean() -> None:
+    pictures = torch.rand(400, 3, 40, 30) * 0.5
+    generator = torch.Generator().manual_seed(1)
+    erased = AUGMENTATIONS["erase"](pictures, lambda: torch.rand(400, generator=generator))
+    changed = (erased != pictures).any(dim=1)
+    assert 150 < changed.any(dim=(1, 2)).sum() < 250
+    for before, after, where in zip(pictures, erased, changed, strict=True):
+        if where.any():
+            rows, columns = where.any(dim=1).nonzero(), where.any(dim=0).nonzero()
+            height, width = int(rows.max() - rows.min()) + 1, int(columns.max() - columns.min()) + 1
+            assert where.sum() == height * width  # one whole rectangle
+            assert LEAST_ERASED * 0.8 < height * width / 1200 < MOST_ERASED * 1.15  # sides are whole pixels
+            covered = after[:, where]
+            assert torch.allclose(covered, before.mean(dim=(1, 2))[:, None].expand_as(covered))
+
+
+def test_mixup_is_the_formula_and_depends_on_nothing_but_seed_epoch_and_picture() -> None:
+    images = make_image_set((30, 20), channels=3)
+    data = make_resident(images, np.arange(50), CPU)
+    plain = Preprocessing((0.2,) * 3, (0.3,) * 3)
+    options = {"seed": 3, "epoch": 2, "augment": ("flip", MIXUP), "num_classes": 2}
+    seen = {}
+    for batch_size in (50, 7, 1):
+        for x, labels, numbers in training_batches(data, plain, batch_size=batch_size, **options):  # type: ignore[arg-type]
+            assert labels.shape == (len(numbers), 2)
+            for place, number in enumerate(numbers):
+                first = seen.setdefault(number, (x[place], labels[place]))
+                assert torch.allclose(first[0], x[place], atol=1e-6)
+                assert torch.equal(first[1], labels[place])
+    partners, shares = mixup_of(np.arange(50), 50, 3, MIXUP, 2)
+    alone = plain.apply_augmented(data.pictures[data.rows], ["flip"], torch.arange(50), 3, "augment", 2)
+    for number, (partner, share) in enumerate(zip(partners, shares, strict=True)):
+        expected = share * alone[number] + (1 - share) * alone[partner]
+        assert torch.allclose(seen[number][0], expected, atol=1e-5)
+        target = share * np.eye(2)[images.labels[number]] + (1 - share) * np.eye(2)[images.labels[partner]]
+        assert np.allclose(seen[number][1].numpy(), target, atol=1e-6)
+
+
+def test_shares_of_mixup_are_beta_distributed_and_partners_uniform() -> None:
+    numbers = np.arange(20_000)
+    partners, shares = mixup_of(numbers, 100, 0, MIXUP, 1)
+    assert 0.5 <= shares.min() <= shares.max() <= 1
+    beta = np.random.default_rng(0).beta(MIXUP_ALPHA, MIXUP_ALPHA, 20_000)
+    assert ks_2samp(shares, np.maximum(beta, 1 - beta).astype(np.float32)).pvalue > 1e-3
+    counts = np.bincount(partners, minlength=100)
+    assert len(counts) == 100
+    assert ((counts - 200) ** 2 / 200).sum() < 150  # chi-squared of 99 degrees of freedom: 99.9 % lie below 148
+    assert not np.array_equal(partners, mixup_of(numbers, 100, 0, MIXUP, 2)[0])
+
+
+def test_mixup_needs_a_network_that_learns() -> None:
+    data, train = DataConfig(source="x"), TrainConfig(augment=("flip", MIXUP))
+    RunConfig(data=data, train=train)
+    with pytest.raises(UsageError, match="leave mixup out of --augment, or train all layers with --no-freeze"):
+        RunConfig(data=data, model=ModelConfig(name="resnet18", pretrained=True), train=train)
 
 
 def test_neutral_numbers_change_nothing() -> None:

@@ -14,7 +14,7 @@ LEVELS = (
     ("download", "runs", "recipes"),
     ("data", "models", "panels"),
     ("budget",),
-    ("evaluation", "engine"),
+    ("evaluation", "engine", "changes"),
     ("training", "inspection", "export"),
     ("comparison", "report", "lab"),
     ("serve",),

@@ -227,6 +227,12 @@ def test_data_that_changed_are_named_on_resume(tmp_path: Path, capsys: pytest.Ca
     code, _, err = convscope(capsys, "train", "--resume", out)
     assert code == 1
     assert "missing: class 0/3.png" in " ".join(err.split())
+    moved.write_bytes((data / "class 1" / "40.png").read_bytes())  # there, and another picture
+    for arguments in (("train", "--resume", out), ("evaluate", out)):
+        code, _, err = convscope(capsys, *arguments)
+        assert code == 1
+        assert "; other content: class 0/3.png" in " ".join(err.split())
+        assert "missing" not in err
     moved.write_bytes(content)
     assert convscope(capsys, "train", "--resume", out, "--no-report")[0] == 0
 

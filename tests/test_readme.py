@@ -52,3 +52,14 @@ def test_every_file_named_in_the_tree_exists() -> None:
     for name in re.findall(r"[\w/.-]+\.py|[a-z]+/(?=\s)|scripts/\w+", tree):
         candidates = [root / name for root in (ROOT, ROOT / "src", ROOT / "src" / "convscope")]
         assert any(path.exists() for path in candidates), name
+
+
+def test_every_test_named_in_the_list_of_cases_exists() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "reliability.md").read_text()))
+    there = {
+        name
+        for path in (ROOT / "tests").glob("*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(), re.M)
+    }
+    assert len(named) > 40
+    assert named <= there

@@ -28,7 +28,7 @@ from convscope.report import SECTIONS, build_report, charts
 from convscope.report.section import load_recorded_run
 from convscope.report.sections.configuration import reproducing_command
 from convscope.report.text import accuracy_text, bytes_text, name_text, printable, seconds_text, shorten
-from convscope.results import Curves, EpochRecord, Heat, Line, Maps, Matrix, Panel, Table, accuracy_of
+from convscope.results import Curves, EpochRecord, Heat, ImageGrid, Line, Maps, Matrix, Panel, Table, accuracy_of
 from convscope.runs import (
     read_csv,
     read_history,
@@ -472,6 +472,19 @@ def test_every_section_computes_panels_from_a_whole_run_and_says_so_on_an_empty_
     begun = SECTIONS[name](load_recorded_run(make_run(tmp_path / "begun", epochs=0, finished=False).folder))
     assert bool(begun.panels) != bool(begun.missing)
     assert "\n" not in begun.missing
+
+
+def test_augmentation_is_shown_with_captions_and_alternative_text(tmp_path: Path) -> None:
+    made = make_run(tmp_path / "run")
+    pictures = tuple(np.full((28, 28, 1), shade, np.uint8) for shade in (10, 20))
+    captions = ("<b>7</b>\nas it is", "60% <b>7</b>, 40% 1\nepoch 1")
+    write_panels(made.folder / "augmentation.npz", (ImageGrid("Augmentation (flip): the same", pictures, captions),))
+    page, _ = read_page(made)
+    assert (3, "Augmentation (flip): the same") in page.headings
+    shown = [caption.split() for caption in page.captions]
+    assert ["60%", "<b>7</b>,", "40%", "1", "epoch", "1"] in shown
+    assert "Picture 2 of 2: 60% <b>7</b>, 40% 1, epoch 1" in {image["alt"] for image in page.of("img")}
+    assert not page.of("b")
 
 
 def test_unfinished_run_leaves_sections_out_with_one_line(tmp_path: Path) -> None:

@@ -13,8 +13,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from convscope.config import ModelConfig, TrainConfig
+from convscope.data.augment import MIXUP, mixup_of
 from convscope.data.batches import (
     Preprocessing,
+    ResidentPictures,
     channel_statistics,
     make_preprocessing,
     make_resident,
@@ -24,6 +26,7 @@ from convscope.errors import Interrupted, TrainingError, UsageError
 from convscope.models import build_model
 from convscope.models.saved import channels_last
 from convscope.models.whitening import whiten_first_layer
+from convscope.randomness import permutation
 from convscope.results import Progress, ignore_progress
 from convscope.runs import read_history
 from convscope.training.loop import TrainingData, train
@@ -281,3 +284,42 @@ def test_float16_scaling_changes_nothing_and_skips_infinite_gradients() -> None:
     scaler.scale(F.cross_entropy(scaled(x * math.inf), y)).backward()
     scaler.step(other)  # type: ignore[arg-type]
     assert all(torch.equal(p, q) for p, q in zip(scaled.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_loss_of_a_mixture_is_that_of_its_parts(tmp_path: Path, weighted: bool) -> None:
+    """By hand: cross-entropy is linear in the target, so that of a mixture is the weighted mean of its two labels'."""
+    data = replace(training_data(), num_classes=3, class_weights=(1.0, 2.0, 5.0) if weighted else None)
+    config = TrainConfig(epochs=1, batch_size=90, lr=1e-9, augment=("mixup",), label_smoothing=0.1)
+    network = new_network()
+    result = train(network, data, config, tmp_path, on_progress=ignore_progress)
+    numbers = permutation(90, 0, "order", 1)
+    partners, shares = (torch.from_numpy(each) for each in mixup_of(numbers, 90, 0, MIXUP, 1))
+    assert isinstance(data.train, ResidentPictures)
+    x = data.preprocessing.apply(data.train.pictures, data.train.rows)
+    own, other = data.train.labels[torch.from_numpy(numbers)], data.train.labels[partners]
+    mixed = shares[:, None, None, None] * x[torch.from_numpy(numbers)] + (1 - shares)[:, None, None, None] * x[partners]
+    weights = torch.tensor([1.0, 2.0, 5.0]) if weighted else torch.ones(3)
+    with torch.no_grad():
+        logits = network(mixed)
+    each = [F.cross_entropy(logits, labels, weights, label_smoothing=0.1, reduction="none") for labels in (own, other)]
+    counts = shares * weights[own] + (1 - shares) * weights[other]
+    expected = (shares * each[0] + (1 - shares) * each[1]).sum() / counts.sum()
+    assert result.history[0].train_loss == pytest.approx(float(expected), rel=1e-4)
+    right = float((logits.argmax(1) == own).double().mean())
+    assert result.history[0].train_accuracy == pytest.approx(right)  # the larger share counts
+
+
+def test_mixup_resumes_bit_identically(tmp_path: Path) -> None:
+    data = replace(training_data(), num_classes=3)
+    config = TrainConfig(epochs=2, batch_size=16, augment=("crop", "erase", "mixup"), checkpoint_steps=1)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    whole, stopped = new_network(), new_network()
+    train(whole, data, config, tmp_path / "a", on_progress=ignore_progress)
+    asked = iter([False] * 4 + [True])
+    with pytest.raises(Interrupted):
+        train(stopped, data, config, tmp_path / "b", on_progress=ignore_progress, stop_requested=lambda: next(asked))
+    again = new_network()
+    train(again, data, config, tmp_path / "b", on_progress=ignore_progress, resume=True)
+    assert same_weights(whole, again)

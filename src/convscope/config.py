@@ -15,7 +15,7 @@ from convscope.errors import UsageError, unknown_name
 Optimizer = Literal["sgd", "adam", "adamw", "muon"]
 Schedule = Literal["constant", "one-cycle"]
 ClassWeights = Literal["none", "balanced"]
-Augmentation = Literal["flip", "crop", "rotate", "zoom", "color"]
+Augmentation = Literal["flip", "crop", "rotate", "zoom", "color", "erase", "mixup"]
 Resize = Literal["crop", "squash"]
 Interpolation = Literal["bilinear", "bicubic", "lanczos"]
 
@@ -123,7 +123,7 @@ class TrainConfig:
         weight_decay: coupled for SGD and Adam, decoupled for AdamW and for the weights that Muon moves.
         accumulate: gradient steps that are added up before the weights change.
         label_smoothing: share of the target spread evenly over all classes, 0..1.
-        augment: names from AUGMENTATIONS, applied in this order to training batches.
+        augment: names of augmentations, applied in this order to training batches; mixup comes last.
         class_weights: `balanced` lets all classes count the same in the loss, however many pictures each has.
         freeze: keep the network but for its head as it is, with what it makes of the pictures computed once; None does
             so for pretrained networks.
@@ -227,6 +227,11 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.train.whiten and (self.model.pretrained or self.model.weights is not None):
             raise UsageError("whiten computes the first layer anew, and trained weights come with theirs; choose one")
+        if self.frozen and "mixup" in self.train.augment:
+            raise UsageError(
+                "mixup mixes the labels of two pictures, and the head of a frozen network is fitted to single ones; "
+                "leave mixup out of --augment, or train all layers with --no-freeze"
+            )
 
     @property
     def frozen(self) -> bool:

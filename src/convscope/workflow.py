@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from convscope.budget.costs import count_macs, count_training_flops
+from convscope.changes import describe_change, write_digests
 from convscope.config import RunConfig, config_to_json
 from convscope.data import load_images
 from convscope.data.batches import Preprocessing, channel_statistics, make_preprocessing, make_resident
@@ -52,7 +53,6 @@ from convscope.report.page import build_report
 from convscope.results import OnProgress, Predictions, Progress, RunResult
 from convscope.runs import (
     csv_bytes,
-    read_csv,
     read_json,
     sha256,
     write_bytes,
@@ -65,6 +65,7 @@ from convscope.training.interrupts import stop_on_signals
 from convscope.training.loop import TrainingData, TrainResult
 from convscope.training.loop import train as train_loop
 from convscope.training.transfer import Sources, train_transfer
+from convscope.training.views import augmentation_grid
 
 SHOWN_PICTURES = 20
 """Samples, first predictions and worst mistakes that a report shows."""
@@ -147,8 +148,11 @@ def write_start(run: Path, prepared: Prepared) -> None:
     images, splits = prepared.images, prepared.splits
     split_csv = csv_bytes(("picture", "label", "split"), splits.rows(images))
     write_bytes(run / "split.csv", split_csv)
+    write_digests(run, images)
     write_csv(run / "skipped.csv", ("file", "reason", "remedy"), ((s.file, s.reason, s.remedy) for s in images.skipped))
     shown = splits.train[permutation(len(splits.train), "samples")[:SHOWN_PICTURES]]
+    if prepared.config.train.augment:
+        write_panels(run / "augmentation.npz", (augmentation_grid(images, splits.train, prepared.config),))
     mean, std = prepared.statistics
     preprocessing = prepared.preprocessing
     write_json(
@@ -204,7 +208,7 @@ def check_same(run: Path, prepared: Prepared) -> None:
     if recorded["data"]["fingerprint"] != images.fingerprint:
         raise ResumeMismatch(
             f"{run} was started with other pictures or labels ({recorded['data']['num_images']} pictures then, "
-            f"{len(images)} now{_missing_pictures(run, images)}). Bring the data back as they were, or start a new run"
+            f"{len(images)} now{describe_change(run, images)}). Bring the data back as they were, or start a new run"
         )
     weights = describe_weights(prepared.config.model)
     if recorded["model"].get("weights") != weights:
@@ -212,11 +216,6 @@ def check_same(run: Path, prepared: Prepared) -> None:
             f"{run} was started from other trained weights ({recorded['model'].get('weights')} then, {weights} now). "
             "Bring them back as they were, or start a new run"
         )
-
-
-def _missing_pictures(run: Path, images: ImageSet) -> str:
-    missing = {row["picture"] for row in read_csv(run / "split.csv")} - set(images.ids)
-    return f"; missing: {', '.join(sorted(missing)[:3])}" if missing else ""
 
 
 def finish(run: Path, prepared: Prepared, *, report: bool, resume: bool, on_progress: OnProgress) -> RunResult:
@@ -314,6 +313,7 @@ def _train(
             validation=make_resident(images, splits.validation, device) if len(splits.validation) else None,
             preprocessing=preprocessing,
             ids=tuple(images.ids[i] for i in splits.train),
+            num_classes=images.num_classes,
             class_weights=class_weights(config.train, images.labels[splits.train], images.num_classes),
         )
         trained = train_loop(network, data, config.train, run, **sitting)
@@ -391,8 +391,8 @@ def load_run_data(run: Path, config: RunConfig, on_progress: OnProgress) -> tupl
     images = load_images(config.data, on_progress)
     if images.fingerprint != read_json(run / "run.json")["data"]["fingerprint"]:
         raise DataError(
-            f"the data of {run} ({config.data.source}) have changed since it was trained; to measure on the new "
-            f"ones, name them: convscope evaluate {run} {config.data.source}"
+            f"{config.data.source} is no longer what {run} was trained on{describe_change(run, images)}; "
+            f"to measure on the new ones, name them: convscope evaluate {run} {config.data.source}"
         )
     return images, make_splits(images, config.data)
 

@@ -26,7 +26,9 @@ def training_options(
     schedule: Annotated[str | None, typer.Option(help="one-cycle or constant.")] = None,
     accumulate: Annotated[int | None, typer.Option(help="Batches whose gradients are added up.")] = None,
     label_smoothing: Annotated[float | None, typer.Option(help="Share of the target spread over all classes.")] = None,
-    augment: Annotated[str | None, typer.Option(help="Comma list of flip, crop, rotate, zoom, color.")] = None,
+    augment: Annotated[
+        str | None, typer.Option(help="Comma list of flip, crop, rotate, zoom, color, erase, mixup.")
+    ] = None,
     normalize: Annotated[bool, typer.Option(help="Normalize by the training part's mean and deviation.")] = True,
     whiten: Annotated[bool, typer.Option("--whiten", help="First layer computed from the pictures.")] = False,
     class_weights: Annotated[

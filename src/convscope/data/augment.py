@@ -9,9 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
+
+from convscope.randomness import uniform as uniform_of
 
 Uniform = Callable[[], Tensor]
 """Each call returns fresh numbers in [0, 1), one a picture: float32 [B]."""
@@ -21,6 +25,13 @@ Augmentation = Callable[[Tensor, Uniform], Tensor]
 ROTATION_DEGREES = 12.0
 ZOOM = 0.12
 COLOR_STRENGTH = 0.3
+LEAST_ERASED, MOST_ERASED = 0.02, 0.2
+"""Share of a picture that is covered."""
+MAX_ERASED_ASPECT = 3.0
+MIXUP = "mixup"
+"""The augmentation that changes labels too, so that it is no function of single pictures."""
+MIXUP_ALPHA = 0.2
+"""Of the Beta distribution of the shares: mostly one picture shows clearly and the other faintly."""
 
 
 def flip(pictures: Tensor, uniform: Uniform) -> Tensor:
@@ -66,7 +77,48 @@ def color(pictures: Tensor, uniform: Uniform) -> Tensor:
     return changed.clamp(0, 1)
 
 
-AUGMENTATIONS: dict[str, Augmentation] = {"flip": flip, "crop": crop, "rotate": rotate, "zoom": zoom, "color": color}
+def erase(pictures: Tensor, uniform: Uniform) -> Tensor:
+    """Cover a rectangle of 2 to 20 % of half of the pictures, of any place and up to 3:1, with the picture's mean.
+
+    Source: Z. Zhong et al., Random Erasing Data Augmentation, AAAI 2020.
+    """
+    _, _, height, width = pictures.shape
+    chosen, area = uniform() < 0.5, LEAST_ERASED + uniform() * (MOST_ERASED - LEAST_ERASED)
+    aspect = torch.exp((uniform() * 2 - 1) * math.log(MAX_ERASED_ASPECT))
+    tall = ((area * aspect).sqrt() * height).clamp(1, height).round()
+    wide = ((area / aspect).sqrt() * width).clamp(1, width).round()
+    top, left = ((uniform() * (height - tall + 1)).floor(), (uniform() * (width - wide + 1)).floor())
+    rows = torch.arange(height, device=pictures.device) - top[:, None]
+    columns = torch.arange(width, device=pictures.device) - left[:, None]
+    inside = ((rows >= 0) & (rows < tall[:, None]))[:, :, None] & ((columns >= 0) & (columns < wide[:, None]))[:, None]
+    covered = (inside & chosen[:, None, None])[:, None]
+    return torch.where(covered, pictures.mean(dim=(2, 3), keepdim=True), pictures)
+
+
+AUGMENTATIONS: dict[str, Augmentation] = {
+    "flip": flip,
+    "crop": crop,
+    "rotate": rotate,
+    "zoom": zoom,
+    "color": color,
+    "erase": erase,
+}
+"""Those that change a picture by itself; mixup is the one beside them."""
+
+
+def mixup_of(numbers: NDArray[np.int64], n: int, *words: int | str) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return which of n pictures each one is mixed with, int64 [B], and its own share, 0.5 to 1, float32 [B].
+
+    Like every augmentation it depends on (words, picture) alone: partners come from the whole training part, not from
+    the batch.
+
+    Source: H. Zhang et al., mixup: Beyond Empirical Risk Minimization, ICLR 2018; there partners come from the batch.
+    """
+    from scipy.special import betaincinv  # only where it is asked for
+
+    partners = (uniform_of(numbers, *words, "partner").astype(np.float64) * n).astype(np.int64)
+    shares = betaincinv(MIXUP_ALPHA, MIXUP_ALPHA, uniform_of(numbers, *words, "share").astype(np.float64))
+    return partners, np.maximum(shares, 1 - shares).astype(np.float32)
 
 
 def _affine(pictures: Tensor, transform: Tensor) -> Tensor:

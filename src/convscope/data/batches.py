@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from convscope.data.augment import AUGMENTATIONS
+from convscope.data.augment import AUGMENTATIONS, MIXUP, mixup_of
 from convscope.data.image_set import ImageSet
 from convscope.randomness import permutation, uniform
 
@@ -177,6 +177,45 @@ def input_bytes(data: Resident) -> int:
     return 4 * math.prod(data.input_shape)
 
 
+@dataclass(frozen=True)
+class Mixture:
+    """With which pictures those of a batch are mixed: their numbers, int64 [B], and the own share of each, [B]."""
+
+    partners: NDArray[np.int64]
+    shares: NDArray[np.float32]
+
+
+def augmented_input(
+    pictures_of: Callable[[NDArray[np.int64]], Tensor],
+    numbers: NDArray[np.int64],
+    preprocessing: Preprocessing,
+    augment: Sequence[str],
+    *,
+    n: int,
+    seed: int,
+    epoch: int,
+) -> tuple[Tensor, Mixture | None]:
+    """Return the network's input in an epoch, float32 [B, C, H, W], and what was mixed where mixup is asked for.
+
+    Args:
+        pictures_of: returns training pictures by number, uint8 [B, H, W, C].
+        n: training pictures in all.
+    """
+    alone = [name for name in augment if name != MIXUP]
+
+    def view(chosen: NDArray[np.int64]) -> Tensor:
+        words = (seed, "augment", epoch)
+        return preprocessing.apply_augmented(pictures_of(chosen), alone, torch.from_numpy(chosen), *words)
+
+    x = view(numbers)
+    if MIXUP not in augment:
+        return x, None
+    mixture = Mixture(*mixup_of(numbers, n, seed, MIXUP, epoch))
+    shares = torch.from_numpy(mixture.shares).to(x.device)[:, None, None, None]
+    mixed = torch.lerp(view(mixture.partners), x, shares)
+    return mixed.contiguous(memory_format=torch.channels_last), mixture
+
+
 def training_batches(
     data: Resident,
     preprocessing: Preprocessing,
@@ -185,14 +224,17 @@ def training_batches(
     seed: int,
     epoch: int,
     augment: Sequence[str] = (),
+    num_classes: int | None = None,
     first_step: int = 0,
     ahead: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor, NDArray[np.int64]]]:
     """Yield (input [B, C, H, W], labels [B], picture numbers [B]) in the random order of this epoch.
 
     Features are given as they are, those of another view in each epoch; what was done to the pictures is in them.
+    With mixup the labels are the share of each class instead, float32 [B, K].
 
     Args:
+        num_classes: K, needed for mixup.
         first_step: batches to leave out at the beginning; the rest is the same as without.
         ahead: make the next pictures in another thread meanwhile; worth it where a processor is idle.
     """
@@ -207,8 +249,18 @@ def training_batches(
         if isinstance(data, ResidentFeatures):
             x = data.values[(epoch - 1) % len(data.values), indices]
         elif augment:
-            pictures = data.pictures[data.rows[indices]]
-            x = preprocessing.apply_augmented(pictures, augment, indices, seed, "augment", epoch)
+            x, mixture = augmented_input(
+                lambda chosen: data.pictures[data.rows[torch.from_numpy(chosen).to(data.labels.device)]],
+                numbers,
+                preprocessing,
+                augment,
+                n=len(data),
+                seed=seed,
+                epoch=epoch,
+            )
+            if mixture is not None:
+                assert num_classes is not None
+                labels = _mixed_labels(data.labels, labels, mixture, num_classes)
         else:
             x = preprocessing.apply(data.pictures, data.rows[indices])
         return start, numbers, x, labels
@@ -220,6 +272,14 @@ def training_batches(
         batches = zip(torch.split(x, batch_size), torch.split(labels, batch_size), places, strict=True)
         for batch, batch_labels, at in islice(batches, first, None):
             yield batch, batch_labels, numbers[at : at + batch_size]
+
+
+def _mixed_labels(all_labels: Tensor, own: Tensor, mixture: Mixture, num_classes: int) -> Tensor:
+    """Return the share of each class, float32 [B, K]."""
+    partners = all_labels[torch.from_numpy(mixture.partners).to(own.device)]
+    shares = torch.from_numpy(mixture.shares).to(own.device)[:, None]
+    one_hot = torch.eye(num_classes, device=own.device)
+    return shares * one_hot[own] + (1 - shares) * one_hot[partners]
 
 
 def _map_ahead(function: Callable[[int], _Result], values: Iterable[int]) -> Iterator[_Result]:

@@ -80,6 +80,12 @@ class ImageSet:
         digest.update("\n".join(self.ids).encode())
         return digest.hexdigest()
 
+    @cached_property
+    def digests(self) -> NDArray[np.uint64]:
+        """Return a hash of the pixels of each picture, uint64 [N]."""
+        pixels = np.ascontiguousarray(self.images).reshape(len(self), -1)
+        return np.frombuffer(b"".join(hashlib.blake2b(row.data, digest_size=8).digest() for row in pixels), np.uint64)
+
     def take(self, indices: NDArray[np.int64]) -> ImageSet:
         """Return the set of these pictures only, in this order."""
         return replace(

@@ -35,6 +35,7 @@ class RecordedRun:
         certificate: certificate.json; None where there is none.
         thumbnails: picture id -> uint8 [H, W, C]; not every picture has one.
         calibration: calibration.json; None where it was not recorded.
+        augmentation: training pictures as augmentation changes them; None where there is none.
         inside: what the layers made of one picture; None where it was not recorded.
     """
 
@@ -48,6 +49,7 @@ class RecordedRun:
     skipped: tuple[Row, ...]
     thumbnails: Mapping[str, NDArray[np.uint8]]
     calibration: Mapping[str, Any] | None
+    augmentation: tuple[Panel, ...] | None
     inside: tuple[Panel, ...] | None
     certificate: Mapping[str, Any] | None
 
@@ -93,6 +95,7 @@ def load_recorded_run(run: Path) -> RecordedRun:
         skipped=_rows(run / "skipped.csv") or (),
         thumbnails=read_thumbnails(run),
         calibration=_json(run / "calibration.json"),
+        augmentation=read_panels(run / "augmentation.npz"),
         inside=read_panels(run / "inside.npz"),
     )
 

@@ -50,6 +50,7 @@ class TrainingData:
     Args:
         ids: names of the pictures of `train`, for messages.
         class_weights: K numbers, how much a picture of each class counts in the training loss; None: all the same.
+        num_classes: K; only mixup needs it.
     """
 
     train: Resident
@@ -57,6 +58,7 @@ class TrainingData:
     preprocessing: Preprocessing
     ids: tuple[str, ...]
     class_weights: Sequence[float] | None = None
+    num_classes: int | None = None
 
 
 @dataclass
@@ -248,6 +250,7 @@ def _train_batches(session: _Session, window: list[_Batch], stop_requested: Call
         seed=config.seed,
         epoch=state.epoch,
         augment=config.augment,
+        num_classes=data.num_classes,
         first_step=state.batch,
         ahead=session.device.type == "cpu" and has_idle_processor(),
     ):
@@ -305,7 +308,7 @@ def _add_gradients(session: _Session, x: Tensor, labels: Tensor, *, share: float
     """Add the gradients of `share` of the mean loss; return the whole loss and the logits, both detached."""
     with torch.autocast(session.device.type, dtype=session.dtype) if session.dtype else nullcontext():
         logits = session.forward(x)
-        loss = F.cross_entropy(logits, labels, session.class_weights, label_smoothing=session.config.label_smoothing)
+        loss = _mean_loss(session, logits, labels)
     _backward(session.scaler.scale(loss if share == 1 else loss * share))
     return loss.detach(), logits.detach()
 
@@ -318,10 +321,21 @@ def _backward(loss: Tensor) -> None:
     )
 
 
+def _mean_loss(session: _Session, logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean cross-entropy of logits [B, K] for class numbers [B], or for the share of each class [B, K]."""
+    weights, smoothing = session.class_weights, session.config.label_smoothing
+    if labels.ndim == 1:
+        return F.cross_entropy(logits, labels, weights, label_smoothing=smoothing)
+    total = F.cross_entropy(logits, labels, weights, label_smoothing=smoothing, reduction="sum")
+    return total / (len(labels) if weights is None else (labels @ weights).sum())
+
+
 def _weight(session: _Session, labels: Tensor) -> float:
     """Return how much these pictures count in a mean loss."""
     weights = session.class_weights
-    return len(labels) if weights is None else float(weights[labels].sum())
+    if weights is None:
+        return len(labels)
+    return float((weights[labels] if labels.ndim == 1 else labels @ weights).sum())
 
 
 def _halve_parts(session: _Session, window: list[_Batch], reason: str) -> None:
@@ -362,6 +376,8 @@ def _read_window(session: _Session, window: list[_Batch]) -> None:
             _raise_not_finite(session, loss, state.step - len(window) + offset + 1, batch.numbers)
         state.loss_sum += loss * len(batch.numbers)
     logits, labels = torch.cat([batch.logits for batch in window]), torch.cat([batch.labels for batch in window])
+    if labels.ndim == 2:  # of a mixture the larger part counts
+        labels = labels.argmax(1)
     state.correct += int((logits.argmax(1) == labels).sum())
     state.seen += len(labels)
     window.clear()

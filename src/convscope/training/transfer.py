@@ -208,6 +208,7 @@ def _fine_tune(
         validation=resident(splits.validation) if len(splits.validation) else None,
         preprocessing=sources.preprocessing,
         ids=tuple(images.ids[i] for i in splits.train),
+        num_classes=images.num_classes,
         class_weights=class_weights(config, images.labels[splits.train], images.num_classes),
     )
     result = train(

@@ -19,6 +19,7 @@ def data_section(run: RecordedRun) -> Section:
     data = run.facts["data"]
     panels: list[Panel] = [
         _samples(run, data["samples"]),
+        *(_with_short_names(panel) for panel in run.augmentation or ()),
         _shapes(run.facts),
         _channels(data["mean"], data["std"]),
         _class_counts(run.facts["class_names"], data["class_counts"]),
@@ -41,6 +42,13 @@ def _samples(run: RecordedRun, ids: Sequence[str]) -> ImageGrid:
         images=tuple(run.picture(picture_id) for picture_id in ids),
         captions=tuple(name_text(run.labels.get(picture_id, UNKNOWN)) for picture_id in ids),
     )
+
+
+def _with_short_names(panel: Panel) -> Panel:
+    if not isinstance(panel, ImageGrid):
+        return panel
+    captions = ("\n".join(map(name_text, caption.split("\n"))) for caption in panel.captions)
+    return ImageGrid(panel.title, panel.images, tuple(captions))
 
 
 def _shapes(facts: Mapping[str, Any]) -> Table:
