@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convscope.results import Curves, Heat, ImageGrid, Line, Maps, Matrix, Panel, Table
+from convscope.results import Curves, Heat, ImageGrid, Intervals, Line, Maps, Matrix, Panel, Table
 from convscope.runs import write_bytes
 
-_KINDS: dict[str, Any] = {kind.__name__: kind for kind in (ImageGrid, Curves, Line, Matrix, Table, Maps, Heat)}
+_KINDS: dict[str, Any] = {
+    kind.__name__: kind for kind in (ImageGrid, Curves, Line, Intervals, Matrix, Table, Maps, Heat)
+}
 
 
 def write_panels(path: Path, panels: Sequence[Panel]) -> None:

@@ -617,12 +617,17 @@ class ImageGrid:
 
 @dataclass(frozen=True)
 class Line:
-    """One named line of a chart; a y of None is a gap. `notes` says more about each point when one looks closer."""
+    """One named line of a chart; a y of None is a gap. `notes` says more about each point when one looks closer.
+
+    `low` and `high` bound what is uncertain about each y; empty where nothing is known of it.
+    """
 
     name: str
     x: tuple[float, ...]
     y: tuple[float | None, ...]
     notes: tuple[str, ...] = ()
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -634,6 +639,22 @@ class Curves:
     y_label: str
     lines: tuple[Line, ...]
     note_label: str = ""
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Named values one below the other, each with its interval and the single measurements behind it.
+
+    `low` and `high` bound each value; `points` holds its single measurements. The axis label carries the unit.
+    """
+
+    title: str
+    value_label: str
+    names: tuple[str, ...]
+    values: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    points: tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -688,4 +709,4 @@ class Heat:
     captions: tuple[str, ...]
 
 
-Panel = ImageGrid | Curves | Matrix | Table | Maps | Heat
+Panel = ImageGrid | Curves | Intervals | Matrix | Table | Maps | Heat

@@ -106,8 +106,11 @@ class Prepared:
         return "test" if len(self.splits.test) else "validation"
 
 
-def prepare(config: RunConfig, on_progress: OnProgress) -> Prepared:
+def prepare(config: RunConfig, on_progress: OnProgress, *, images: ImageSet | None = None) -> Prepared:
     """Read and split the data and build the network, with trained weights or the seed's random ones, on the device.
+
+    Args:
+        images: to be used in place of those that the configuration names.
 
     Raises:
         UsageError, DataError, WeightsError: the options, data or weights cannot be used; nothing was written.
@@ -116,7 +119,7 @@ def prepare(config: RunConfig, on_progress: OnProgress) -> Prepared:
     keep_freed_memory()
     configure_threads(config.train.threads)
     fetch_weights(config.model, on_progress)  # before the pictures, which may take long
-    images = load_images(config.data, on_progress)
+    images = load_images(config.data, on_progress) if images is None else images
     splits = make_splits(images, config.data)
     if len(splits.test) == len(splits.validation) == 0:
         raise UsageError("nothing is left to evaluate on; give test or validation a share with --split, as in 80/0/20")
@@ -223,7 +226,7 @@ def finish(run: Path, prepared: Prepared, *, report: bool, resume: bool, on_prog
     config, images, network, part = prepared.config, prepared.images, prepared.network, prepared.evaluation_part
     indices = getattr(prepared.splits, part)
     calibrating = calibration_indices(prepared.splits)
-    trained, (logits, calibrating_logits) = _train(
+    trained, (logits, calibrating_logits) = train_prepared(
         run, prepared, (indices, calibrating), resume=resume, on_progress=on_progress
     )
     predictions = _predictions(images, indices, logits)
@@ -284,12 +287,13 @@ def finish(run: Path, prepared: Prepared, *, report: bool, resume: bool, on_prog
     return result
 
 
-def _train(
+def train_prepared(
     run: Path, prepared: Prepared, evaluated: Sequence[NDArray[np.int64]], *, resume: bool, on_progress: OnProgress
 ) -> tuple[TrainResult, list[NDArray[np.float32]]]:
     """Train all layers, or what a frozen network leaves to train; return how it went and the `evaluated` logits.
 
     Args:
+        run: folder for checkpoints and history.jsonl.
         evaluated: indices of pictures to classify in the end, part by part.
     """
     config, images, splits, device = prepared.config, prepared.images, prepared.splits, prepared.device

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import typer
 
-from convscope.cli import budget, compare, data, inspect, models, predict, runs, train
+from convscope.cli import budget, compare, data, inspect, lab, models, predict, runs, train
 from convscope.cli.console import error_console, escape
 from convscope.errors import ConvscopeError
 from convscope.processors import let_idle_threads_sleep
@@ -24,6 +24,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "budget": budget.budget,
     "inspect": inspect.inspect,
     "compare": compare.compare,
+    "lab": lab.lab,
     "predict": predict.predict,
     "report": runs.report,
     "export": runs.export,

@@ -44,13 +44,23 @@ def compare_runs(folders: Sequence[Path]) -> Comparison:
     """
     runs = [load_finished_run(folder) for folder in folders]
     check_comparable(runs)
-    groups = group_runs(runs)
+    return compare_groups(group_runs(runs))
+
+
+def compare_groups(groups: Sequence[Group], *, pairs: Sequence[tuple[str, str]] | None = None) -> Comparison:
+    """Return the comparison of networks whose runs were measured on the same pictures; see `compare_runs`.
+
+    Args:
+        pairs: labels of the networks that are compared, a and b; None compares all with all.
+    """
+    first, named = groups[0].runs[0], {group.label: group for group in groups}
+    members = list(combinations(groups, 2)) if pairs is None else [(named[a], named[b]) for a, b in pairs]
     return Comparison(
-        data=runs[0].results["data"],
-        part=runs[0].results["part"],
-        n_pictures=len(runs[0].pictures),
+        data=first.results["data"],
+        part=first.results["part"],
+        n_pictures=len(first.pictures),
         models=tuple(map(_summarize, groups)),
-        pairs=tuple(_compare_pairs(groups)),
+        pairs=tuple(_compare_pairs(members)),
     )
 
 
@@ -73,8 +83,7 @@ def _summarize(group: Group) -> ModelSummary:
     )
 
 
-def _compare_pairs(groups: Sequence[Group]) -> Iterator[Pair]:
-    members = list(combinations(groups, 2))
+def _compare_pairs(members: Sequence[tuple[Group, Group]]) -> Iterator[Pair]:
     differences = [compare_right(a.right, b.right) for a, b in members]
     adjusted = holm([difference.p_value for difference in differences])
     for (a, b), difference, p_adjusted in zip(members, differences, adjusted, strict=True):

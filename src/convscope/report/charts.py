@@ -29,7 +29,7 @@ from PIL import Image
 
 from convscope.report.colours import png_uri
 from convscope.report.text import UNKNOWN, name_text, percent_text, printable, shorten
-from convscope.results import Curves, Matrix, Table
+from convscope.results import Curves, Intervals, Matrix, Table
 
 MAX_WRITTEN_CLASSES = 15
 """Up to here the counts stand in the cells of a matrix; above they would be too small to read."""
@@ -41,7 +41,9 @@ WIDE_PX = 860
 """Greatest width of a matrix: with it the whole of it stays on most screens."""
 Tooltips = list[tuple[str, str]]
 TEXT_SIZE = "12px"
-AXIS_NAME_LENGTH = 16
+AXIS_NAME_LENGTH, LONG_NAME_LENGTH = 16, 24
+LEGEND_COLUMNS = 3
+"""Names of lines side by side, at most; more would not fit on a phone."""
 
 INK, FAINT, PAPER = "#222222", "#dddddd", "#ffffff"
 LINE_STYLES = (
@@ -49,6 +51,8 @@ LINE_STYLES = (
     ("#b8480f", "dashed", "square"),
     ("#2a7d4f", "dotted", "triangle"),
     ("#7a3f98", "dotdash", "diamond"),
+    ("#8a6d00", "dashdot", "inverted_triangle"),
+    ("#4a4a4a", "solid", "x"),
 )
 """Colour, dash and marker of each line: lines differ even without colour."""
 
@@ -67,17 +71,22 @@ def draw_curves(curves: Curves) -> figure:
     """Return the chart of some lines; hovering tells the values of all lines at that place."""
     chart = _empty_chart(curves.x_label, curves.y_label, height=320)
     chart.x_range = _padded_range([x for line in curves.lines for x in line.x], least_padding=0.5)
-    chart.y_range = _padded_range([y for line in curves.lines for y in line.y if y is not None], least_padding=0.01)
+    heights = [y for line in curves.lines for y in (*line.y, *line.low, *line.high) if y is not None]
+    chart.y_range = _padded_range(heights, least_padding=0.01)
     chart.xaxis.ticker = BasicTicker(min_interval=1, num_minor_ticks=0, mantissas=[1, 2, 5])
     items: list[LegendItem] = []
     for i, line in enumerate(curves.lines):
         color, dash, marker = LINE_STYLES[i % len(LINE_STYLES)]
         source = ColumnDataSource({"x": line.x, "y": [nan if y is None else y for y in line.y]})
+        if line.low:
+            chart.varea(line.x, line.low, line.high, fill_color=color, fill_alpha=0.15)
         stroke = chart.line("x", "y", source=source, line_color=color, line_dash=dash, line_width=2)
         dots = chart.scatter("x", "y", source=source, marker=marker, size=6, color=color)
         both: list[GlyphRenderer[Any]] = [stroke, dots]
         items.append(LegendItem(label={"value": printable(line.name)}, renderers=both))
     legend = Legend(items=items, orientation="horizontal", border_line_color=None, label_text_font_size=TEXT_SIZE)
+    if len(items) > LEGEND_COLUMNS:
+        legend.ncols = LEGEND_COLUMNS - 1
     chart.add_layout(legend, "above")
     _add_curves_hover(chart, curves)
     return chart
@@ -123,6 +132,45 @@ def _padded_range(values: Sequence[float], *, least_padding: float) -> Range1d:
     low, high = min(values, default=0.0), max(values, default=1.0)
     padding = max(0.06 * (high - low), least_padding)
     return Range1d(start=max(0.0, low - padding) if low >= 0 else low - padding, end=high + padding)
+
+
+# ---------------------------------------------------------------- intervals
+
+
+def draw_intervals(intervals: Intervals) -> figure:
+    """Return the chart of named values, the first on top: a mark and its interval, the measurements as pale dots."""
+    rows = range(len(intervals.names))
+    chart = _empty_chart(intervals.value_label, "", height=90 + 34 * len(rows))
+    points = [(x, y) for y, values in enumerate(intervals.points) for x in values]
+    values = [*intervals.low, *intervals.high, *(x for x, _ in points)]
+    chart.x_range = _padded_range(values, least_padding=0.02 * (max(values) - min(values)) or 0.01)
+    chart.y_range = Range1d(start=len(rows) - 0.5, end=-0.5)
+    chart.ygrid.visible = False
+    chart.scatter([x for x, _ in points], [y for _, y in points], size=7, color=LINE_STYLES[0][0], alpha=0.3)
+    chart.segment(intervals.low, list(rows), intervals.high, list(rows), line_width=2, line_color=INK)
+    table = intervals_table(intervals)
+    columns = zip(table.columns, zip(*table.rows, strict=True), strict=True)
+    hover, tooltips = _hover_columns(list(columns))
+    source = ColumnDataSource({"x": intervals.values, "y": list(rows), **hover})
+    marks = chart.scatter("x", "y", source=source, marker="diamond", size=13, color=INK)
+    chart.yaxis.ticker = FixedTicker(ticks=list(rows))
+    chart.yaxis.major_label_overrides = {
+        row: PlainText(text=shorten(printable(name), LONG_NAME_LENGTH)) for row, name in enumerate(intervals.names)
+    }
+    chart.yaxis.major_tick_line_color = None
+    chart.add_tools(HoverTool(renderers=[marks], tooltips=tooltips))
+    return chart
+
+
+def intervals_table(intervals: Intervals) -> Table:
+    """Return the numbers of the chart, the single measurements last."""
+    measured = zip(intervals.names, intervals.values, intervals.low, intervals.high, intervals.points, strict=True)
+    rows = (
+        (name, f"{value:.4g}", f"{low:.4g} to {high:.4g}", ", ".join(f"{point:.4g}" for point in points))
+        for name, value, low, high, points in measured
+    )
+    columns = ("what", intervals.value_label, "interval", "measured")
+    return Table(f"{intervals.title} in numbers", columns, tuple(rows))
 
 
 # ---------------------------------------------------------------- matrix

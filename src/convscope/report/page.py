@@ -24,13 +24,15 @@ from convscope.report import charts, colours
 from convscope.report.section import RecordedRun, Section, load_recorded_run
 from convscope.report.sections import SECTIONS
 from convscope.report.text import UNKNOWN, accuracy_text, printable
-from convscope.results import Curves, Heat, ImageGrid, Maps, Panel, Table
+from convscope.results import Curves, Heat, ImageGrid, Intervals, Maps, Panel, Table
 from convscope.runs import write_bytes
 
 SMALL_PICTURE_PX = 100
 """Pictures below this are enlarged pixel by pixel; larger ones are photos and are smoothed."""
 COLUMN_PX = 480
 """Width of one of the two columns of panels on a screen for which the page was set."""
+NARROW_TABLE_COLUMNS = 5
+"""A table of more columns takes the whole width of the page."""
 LONG_TABLE_ROWS, SCREEN_TABLE_ROWS = 20, 35
 """A table longer than the first stands beside several others; one longer than the second scrolls in its frame."""
 _NUMBER = re.compile(r"[-+]?[\d,]+(\.\d+)?(\s%)?|–")
@@ -115,9 +117,14 @@ class _Drawing:
         if isinstance(panel, Table):
             rows = len(panel.rows)
             size = "scrolling long" if rows > SCREEN_TABLE_ROWS else "long" if rows > LONG_TABLE_ROWS else None
+            if size is None and len(panel.columns) > NARROW_TABLE_COLUMNS:
+                size = "wide"
             return {"kind": "table", "size": size, **_table(panel)}
         if isinstance(panel, Curves):
             place, numbers = self._place(charts.draw_curves(panel)), _table(charts.curves_table(panel))
+            return {"kind": "curves", "title": panel.title, "place": place, "numbers": numbers}
+        if isinstance(panel, Intervals):
+            place, numbers = self._place(charts.draw_intervals(panel)), _table(charts.intervals_table(panel))
             return {"kind": "curves", "title": panel.title, "place": place, "numbers": numbers}
         place, table = self._place(charts.draw_matrix(panel)), charts.matrix_table(panel)
         least_px, greatest_px = charts.matrix_width_px(panel)

@@ -19,22 +19,18 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from convscope.api import resume, run_config
 from convscope.comparison.recorded import name_configs
 from convscope.config import RunConfig, config_from_json, config_to_json
 from convscope.device import choose_device
 from convscope.errors import ConvscopeError, Interrupted, TrainingError, UsageError
-from convscope.processors import available_processors
+from convscope.processors import available_processors, jobs_at_once
 from convscope.results import OnProgress, Progress
 from convscope.runs import locked, read_json
 from convscope.series.plan import is_finished, run_folder
 from convscope.training.interrupts import stop_on_signals
 
 POLL_SECONDS = 0.2
-ROOM_BYTES = 2 * 2**30
-"""Free memory that another run at once must find. Small networks on mnist5k peaked at 0.6 to 0.8 GiB a process."""
 _EPOCH = re.compile(r"epoch (\d+)/(\d+)")
 _CHILD = (sys.executable, "-c", "from convscope.series.processes import run_child; run_child()")
 
@@ -86,8 +82,7 @@ def choose_jobs(configs: Sequence[RunConfig], jobs: int | None) -> int:
         return jobs
     if any(choose_device(config.train.device).type != "cpu" for config in configs):
         return 1
-    room = psutil.virtual_memory().available // ROOM_BYTES
-    return max(1, min(len(configs), available_processors(), room))
+    return jobs_at_once(len(configs))
 
 
 def _with_threads(config: RunConfig, threads: int) -> RunConfig:
