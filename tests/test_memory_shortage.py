@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from convscope.config import TrainConfig
+from convscope.device import out_of_memory
 from convscope.errors import Interrupted, TrainingError
 from convscope.results import Progress, ignore_progress
 from convscope.training.loop import train
@@ -58,6 +59,26 @@ def test_smaller_parts_give_the_weights_of_whole_batches(tmp_path: Path, calls: 
 def test_a_single_picture_too_many_stops_with_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"step 4 \(epoch 1\) with a single picture.*--image-size"):
         train(Greedy(0, 3), training_data(), TrainConfig(batch_size=16), tmp_path, on_progress=ignore_progress)
+
+
+@pytest.mark.parametrize(
+    ("error", "shortage"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB, max allowed: 9.07 GB)"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("std::bad_alloc"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED"), False),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_BAD_PARAM"), False),
+        (ValueError("a picture called std::bad_alloc"), False),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+    ],
+)
+def test_a_shortage_is_known_by_the_words_of_each_library(error: Exception, shortage: bool) -> None:
+    assert out_of_memory(error) is shortage
 
 
 def test_other_errors_of_torch_are_not_taken_for_a_shortage(tmp_path: Path) -> None:

@@ -17,6 +17,20 @@ import torch
 from convscope.errors import UsageError
 from convscope.processors import available_processors
 
+_SHORTAGES = (
+    "DefaultCPUAllocator",
+    "std::bad_alloc",
+    "CUDA error: out of memory",
+    "MPS backend out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "CUSOLVER_STATUS_ALLOC_FAILED",
+    "could not create a memory object",
+)
+"""What torch's allocators and the libraries it calls (cuBLAS, cuDNN, cuSOLVER, oneDNN) say when there is no memory."""
+
 SMALL_STEP_MACS = 10_000_000
 """A training step of fewer multiply-adds (for the whole batch, forward) runs on one CPU thread.
 
@@ -112,8 +126,10 @@ def seed_generator(device: torch.device, seed: int) -> None:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Say whether an error means that memory ran out, on whatever device; torch's CPU allocator has no class for it."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    """Say whether an error means that memory ran out, on whatever device; many libraries have no class for it."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _SHORTAGES)
 
 
 def autocast_dtype(device: torch.device, *, wanted: bool) -> torch.dtype | None:
