@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from convscope import download
 from convscope.config import DataConfig
 from convscope.data import folder, layout, load_images, store
 from convscope.data.image_set import ImageSet
@@ -198,8 +199,11 @@ def test_without_a_cache_folder_all_goes_on(
     (tmp_path / "blocked").write_text("a file where the cache should be")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "blocked"))
     if place == "no home":
-        monkeypatch.delenv("XDG_CACHE_HOME")
-        monkeypatch.setenv("HOME", "not/absolute")
+
+        def refuse(_: str) -> str:
+            raise RuntimeError("Could not determine home directory")
+
+        monkeypatch.setattr(download.platformdirs, "user_cache_dir", refuse)
         monkeypatch.chdir(tmp_path)
         with pytest.raises(DataError, match="home folder is not known"):
             cache_folder("pictures", otherwise="")

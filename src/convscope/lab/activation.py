@@ -88,7 +88,7 @@ def gradient_sizes(prepared: Prepared) -> NDArray[np.float64]:
     """Return the root mean square of the gradient of each layer's weights, in the order of the layers."""
     network = prepared.network
     data = make_resident(prepared.images, prepared.splits.train[:PICTURES], prepared.device)
-    loss = F.cross_entropy(network(prepared.preprocessing.apply(data.pictures)), data.labels)
+    loss = F.cross_entropy(network(prepared.preprocessing.apply(data.pictures, data.rows)), data.labels)
     weights = [layer.weight for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     return np.array([float(gradient.square().mean().sqrt()) for gradient in torch.autograd.grad(loss, weights)])
 

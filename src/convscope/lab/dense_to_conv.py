@@ -85,9 +85,10 @@ def measure(prepared: Prepared) -> Mapping[str, NDArray[Any]]:
     images, device = prepared.images, prepared.device
     data = make_resident(images, prepared.splits.test, device)
     convolutional = to_convolutional(prepared.network, images.shape)
-    canvas, places, labels = compose(data.pictures.numpy(), data.labels.numpy())
+    pictures = data.pictures[data.rows]
+    canvas, places, labels = compose(pictures.numpy(), data.labels.numpy())
     with evaluation_mode(prepared.network), torch.inference_mode():
-        x = prepared.preprocessing.apply(data.pictures)
+        x = prepared.preprocessing.apply(pictures)
         same = (convolutional(x).flatten(1) - prepared.network(x)).abs().max()
         whole = prepared.preprocessing.apply(torch.from_numpy(canvas)[None])
         scores = convolutional(whole)[0]

@@ -82,11 +82,12 @@ def find(setting: Setting, on_progress: OnProgress) -> Finding:
 def measure(prepared: Prepared) -> Mapping[str, NDArray[Any]]:
     """Return for every shift which pictures are right, accuracy, and how alike features and maps are."""
     data = make_resident(prepared.images, prepared.splits.test, prepared.device)
-    _, vector_in_place, maps_in_place = _features(prepared, data.pictures)
+    pictures = data.pictures[data.rows]
+    _, vector_in_place, maps_in_place = _features(prepared, pictures)
     stride = total_stride(prepared.network)
     found: dict[str, list[Any]] = {"right": [], "accuracy": [], "same": [], "moved": []}
     for pixels in SHIFTS:
-        logits, vector, maps = _features(prepared, shift_right(data.pictures, pixels, axis=2))
+        logits, vector, maps = _features(prepared, shift_right(pictures, pixels, axis=2))
         right = logits.argmax(1) == data.labels
         steps = round(pixels / stride)  # the maps' first columns have what came in, so they are left out
         found["right"].append(right.numpy())
