@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 
+from convscope.budget.memory import NotTraceable
 from convscope.device import (
     configure_threads,
     free_memory_bytes,
     memory_in_use_bytes,
     peak_memory_bytes,
+    return_free_memory,
     threads_for_step,
 )
-from convscope.training.plan import Plan, Shells, Situation, make_plan
+from convscope.training.plan import Plan, Shells, Situation, make_plan, predict_stages
 from convscope.workflow import Prepared
 
 SHORT_FLOPS = 1e13
@@ -37,6 +40,12 @@ def fit_into_memory(prepared: Prepared) -> tuple[Prepared, Plan]:
         resident_bytes=memory_in_use_bytes(device),
         peak_bytes=peak_memory_bytes(device),
     )
+    if config.train.memory is not None or config.train.auto_batch:
+        with suppress(NotTraceable):  # the plan will say so
+            predict_stages(situation)  # the first prediction imports 100 MiB of torch, which the plan has to know of
+        return_free_memory()
+        resident, peak = memory_in_use_bytes(device), peak_memory_bytes(device)
+        situation = replace(situation, resident_bytes=resident, peak_bytes=peak)
     plan = make_plan(
         situation,
         limit_bytes=config.train.memory,
