@@ -247,7 +247,9 @@ def test_a_comparison_trains_what_is_missing(folder: Path, capsys: pytest.Captur
     assert tree == read_json(folder / "comparison.json")
     assert [model["n_seeds"] for model in tree["models"]] == [2, 2]
     assert tree["pairs"][0]["verdict"] == "auto lr=0.01"
-    assert "auto lr=0.01 seed 0  accuracy" in err
+    retrained = [read_json(run / "run.json")["config"]["train"] for run in runs[:2]]
+    for config in retrained:
+        assert f"auto lr={config['lr']} seed {config['seed']}  accuracy" in err
     assert read_json(runs[0] / "run.json")["config"]["train"]["threads"] >= 1
     predicted, _ = budget("auto", input_shape=(1, 8, 8), batch_size=256, num_classes=10)
     for model in tree["models"]:

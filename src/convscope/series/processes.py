@@ -21,12 +21,14 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from convscope.api import resume, run_config
 from convscope.comparison.recorded import name_configs
 from convscope.config import RunConfig, config_from_json, config_to_json
 from convscope.device import choose_device, threads_for_step
 from convscope.errors import ConvscopeError, Interrupted, TrainingError, UsageError
-from convscope.processors import available_processors, jobs_at_once
+from convscope.processors import available_processors
 from convscope.results import OnProgress, Progress
 from convscope.runs import locked, read_json
 from convscope.series.memory import Need, predict_needs
