@@ -21,7 +21,7 @@ from tests.test_archive import make_zip
 from tests.test_folder import make_tree
 from tests.test_intake import encoded, smooth
 from tests.test_main_job import convscope
-from tests.test_report import HOSTILE, Page, browser  # noqa: F401  the fixture
+from tests.test_report import HOSTILE, Page
 
 SIDE = 64
 EQUAL, NEAR, CONFLICT, LEAK = "equal.png", "near.jpg", "other.png", "seen.png"
@@ -215,7 +215,7 @@ def test_a_path_that_is_not_there_is_refused() -> None:
 
 @pytest.mark.parametrize("width", [1280, 390])
 def test_browser_shows_the_page_without_overflow(
-    browser: Any,  # noqa: ANN401, F811
+    browser: Any,  # noqa: ANN401
     tmp_path: Path,
     width: int,
 ) -> None:

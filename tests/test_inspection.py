@@ -42,7 +42,7 @@ from convscope.report.section import Section
 from convscope.results import Heat, ImageGrid, Maps, Matrix, Panel, Table, accuracy_of
 from convscope.runs import read_csv, read_json
 from tests.test_main_job import convscope as command_line
-from tests.test_report import HOSTILE, Page, browser  # noqa: F401  a fixture
+from tests.test_report import HOSTILE, Page
 
 SIDE = 24
 ONLY_MAPS = {"grad-cam"}
@@ -583,7 +583,7 @@ def test_networks_of_the_zoo(name: str) -> None:
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_browser_shows_the_page_whole(browser: Any, run: Path, photo: Path, width: int) -> None:  # noqa: ANN401, F811
+def test_browser_shows_the_page_whole(browser: Any, run: Path, photo: Path, width: int) -> None:  # noqa: ANN401
     found = convscope.inspect(run, image=photo)
     page = browser.new_page(viewport={"width": width, "height": 800})
     problems: list[str] = []
