@@ -296,7 +296,7 @@ def test_model_and_stack_exclude_each_other() -> None:
 
 def test_the_report_repeats_a_stack_in_its_command() -> None:
     config: RunConfig = api.make_config("digits", stack="conv 4 3x3; linear 10")
-    assert "train digits --stack 'conv 4 3x3; linear 10' --epochs" in reproducing_command(config, "stack")
+    assert "train digits --stack 'conv 4 3x3; linear 10' --epochs" in reproducing_command(config, "stack", side_px=8)
 
 
 def test_a_stack_survives_saving(tmp_path: Path) -> None:
