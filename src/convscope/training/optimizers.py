@@ -41,6 +41,7 @@ class Optimizer:
         self.param_groups = [{"params": self.parameters}]
         self.momentum = DEFAULT_MOMENTUM if config.momentum is None else config.momentum
         self.steps_done = torch.zeros((), device=self.parameters[0].device)
+        self._one = torch.ones_like(self.steps_done)  # a tensor, for a number would be made one at each step
         weights = [i for i, p in enumerate(self.parameters) if p.ndim > 1]
         self._by_muon = set(weights[:-1]) if config.optimizer == "muon" else set()
         self._by_sgd = set(range(len(self.parameters))) if config.optimizer == "sgd" else set()
@@ -56,7 +57,7 @@ class Optimizer:
     def step(self) -> None:
         """Change the parameters by one step along their gradients; parameters without one stay."""
         present = [i for i, p in enumerate(self.parameters) if p.grad is not None]
-        self.steps_done += 1
+        self.steps_done.add_(self._one)
         if self._by_sgd:
             self._step_sgd(present)
             return
