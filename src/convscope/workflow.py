@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from convscope.budget.costs import count_macs, count_training_flops
 from convscope.changes import describe_change, write_digests
@@ -38,6 +39,7 @@ from convscope.device import (
 from convscope.download import cache_folder
 from convscope.errors import DataError, ResumeMismatch, UsageError
 from convscope.evaluation.calibration import calibrate
+from convscope.evaluation.forward import Forward, torch_forward
 from convscope.evaluation.metrics import accuracy_without, compute_metrics, make_predictions
 from convscope.evaluation.predict import predict_logits
 from convscope.evaluation.records import PREDICTION_COLUMNS, mistake_rows, prediction_rows, result_to_json
@@ -312,6 +314,13 @@ def finish(run: Path, prepared: Prepared, *, report: bool, resume: bool, on_prog
     return result
 
 
+def _forward_of(module: nn.Module, device: torch.device, config: RunConfig) -> Forward:
+    """Return the way to run a frozen module: under a limit torch's, whose memory is predicted, else the fastest."""
+    if config.train.memory is not None:
+        return torch_forward(module, device)
+    return fastest_forward(module, device, threads=config.train.threads)
+
+
 def train_prepared(
     run: Path,
     prepared: Prepared,
@@ -340,7 +349,7 @@ def train_prepared(
                 splits=splits,
                 preprocessing=preprocessing,
                 device=device,
-                forward_of=lambda module: fastest_forward(module, device, threads=config.train.threads),
+                forward_of=lambda module: _forward_of(module, device, config),
                 cache=cache_folder("features", otherwise="train with --no-freeze"),
             )
             together = np.concatenate(evaluated)
