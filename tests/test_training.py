@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from convscope.config import ModelConfig, TrainConfig
+from convscope.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from convscope.data.augment import MIXUP, mixup_of
 from convscope.data.batches import (
     Preprocessing,
@@ -32,6 +32,7 @@ from convscope.runs import read_history
 from convscope.training.loop import TrainingData, train
 from convscope.training.optimizers import Optimizer, orthogonalize
 from convscope.training.schedules import SCHEDULES
+from convscope.workflow import prepare
 from tests.conftest import make_image_set
 
 CPU = torch.device("cpu")
@@ -140,6 +141,21 @@ def test_orthogonalizing_keeps_directions_and_levels_their_sizes(shape: tuple[in
     clear = s > 0.05 * s.max()
     assert (sizes.diag()[clear] > 0.6).all()
     assert (sizes.diag() < 1.3).all()
+
+
+def test_only_pictures_of_the_training_part_decide_a_whitened_layer() -> None:
+    config = RunConfig(
+        data=DataConfig(source="made"), model=ModelConfig(name="quick"), train=TrainConfig(whiten=True, device="cpu")
+    )
+    images = make_image_set((40, 40, 40), side=16)
+    first = prepare(config, ignore_progress, images=images)
+    others = np.concatenate([first.splits.validation, first.splits.test])
+    changed = images.images.copy()
+    changed[others] = np.random.default_rng(1).integers(0, 256, changed[others].shape, dtype=np.uint8)
+    second = prepare(config, ignore_progress, images=replace(images, images=changed))
+    assert np.array_equal(first.splits.train, second.splits.train)
+    for name, value in first.network.state_dict().items():
+        assert torch.equal(value, second.network.state_dict()[name]), name
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "muon"])

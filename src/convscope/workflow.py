@@ -150,7 +150,7 @@ def _whiten(prepared: Prepared) -> None:
     """Compute the network's first layer from pictures of the training part."""
     train = prepared.splits.train
     chosen = train[permutation(len(train), "whitening")[:WHITENING_PICTURES]]
-    pictures = make_resident(prepared.images, chosen, prepared.device).pictures
+    pictures = make_resident(prepared.images, chosen, prepared.device).select()
     try:
         whiten_first_layer(prepared.network, prepared.preprocessing.apply(pictures))
     except UsageError as error:

@@ -135,6 +135,10 @@ class ResidentPictures:
     def __len__(self) -> int:
         return self.labels.shape[0]
 
+    def select(self, numbers: Tensor | None = None) -> Tensor:
+        """Return a copy of those of the N pictures with these numbers, or of all, uint8 [B, H, W, C]."""
+        return self.pictures.index_select(0, self.rows if numbers is None else self.rows[numbers])
+
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one picture as the network takes it: (C, H, W)."""
@@ -259,9 +263,7 @@ def training_batches(
             x = data.values[(epoch - 1) % len(data.values), indices]
         elif augment:
             x, mixture = augmented_input(
-                lambda chosen: data.pictures.index_select(
-                    0, data.rows[torch.from_numpy(chosen).to(data.labels.device)]
-                ),
+                lambda chosen: data.select(torch.from_numpy(chosen).to(data.labels.device)),
                 numbers,
                 preprocessing,
                 augment,

@@ -85,7 +85,7 @@ def measure(prepared: Prepared) -> Mapping[str, NDArray[Any]]:
     images, device = prepared.images, prepared.device
     data = make_resident(images, prepared.splits.test, device)
     convolutional = to_convolutional(prepared.network, images.shape)
-    pictures = data.pictures[data.rows]
+    pictures = data.select()
     canvas, places, labels = compose(pictures.numpy(), data.labels.numpy())
     with evaluation_mode(prepared.network), torch.inference_mode():
         x = prepared.preprocessing.apply(pictures)

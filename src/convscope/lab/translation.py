@@ -82,7 +82,7 @@ def find(setting: Setting, on_progress: OnProgress) -> Finding:
 def measure(prepared: Prepared) -> Mapping[str, NDArray[Any]]:
     """Return for every shift which pictures are right, accuracy, and how alike features and maps are."""
     data = make_resident(prepared.images, prepared.splits.test, prepared.device)
-    pictures = data.pictures[data.rows]
+    pictures = data.select()
     _, vector_in_place, maps_in_place = _features(prepared, pictures)
     stride = total_stride(prepared.network)
     found: dict[str, list[Any]] = {"right": [], "accuracy": [], "same": [], "moved": []}
