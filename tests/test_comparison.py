@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from convscope import processors
 from convscope.api import budget
 from convscope.comparison.compare import compare_runs, comparison_to_json
 from convscope.comparison.recorded import name_configs
@@ -282,7 +283,7 @@ def test_finished_runs_are_compared_as_they_are(
 
 
 def test_as_many_runs_at_once_as_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "available_processors", lambda: 4)
+    monkeypatch.setattr(processors, "available_processors", lambda: 4)
     config = RunConfig(data=DataConfig(source="made"), train=TrainConfig(device="cpu"))
     needs = [Need(10, 1), Need(10**18, 1), Need(1, 1)]  # the second has no room beside any other
     assert choose_jobs([config] * 3, needs, None) == 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from itertools import accumulate
 
 SPIN_COUNT = "1000"
 """Rounds that GNU OpenMP spins before a waiting thread sleeps.
@@ -24,13 +26,19 @@ def available_processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-ROOM_BYTES = 2 * 2**30
-"""Free memory that another training at once must find. Small networks on mnist5k peaked at 0.6 to 0.8 GiB a process."""
+UNKNOWN_ROOM_BYTES = 2 * 2**30
+"""Free memory for a training whose need is not known. Small networks on mnist5k peaked at 0.6 to 0.8 GiB a process."""
 
 
-def jobs_at_once(tasks: int) -> int:
-    """Return how many of these trainings are done at once on processors: one on each, where memory allows."""
+def jobs_at_once(needed_bytes: Sequence[int | None]) -> int:
+    """Return how many of these trainings are done at once on processors: one on each, where memory allows.
+
+    Args:
+        needed_bytes: what the process of each takes, None if that is not known; the largest of them must fit together.
+    """
     import psutil  # not before it is needed: predictions start in a moment
 
-    room = int(psutil.virtual_memory().available) // ROOM_BYTES
-    return max(1, min(tasks, available_processors(), room))
+    free = psutil.virtual_memory().available
+    largest = sorted((needed or UNKNOWN_ROOM_BYTES for needed in needed_bytes), reverse=True)
+    fitting = sum(together <= free for together in accumulate(largest))
+    return max(1, min(fitting, available_processors()))

@@ -107,7 +107,7 @@ def run_trials(
     tasks = [(_seeded(variant, seed, setting), measure) for variant in variants for seed in range(setting.seeds)]
     trials = []
     try:
-        for trial in _in_processes(tasks, jobs_at_once(len(tasks)) if setting.jobs is None else setting.jobs):
+        for trial in _in_processes(tasks, jobs_at_once([None] * len(tasks)) if setting.jobs is None else setting.jobs):
             trials.append(trial)
             on_progress(Progress(f"training {len(tasks)} networks", len(trials), len(tasks), "networks"))
     except (KeyboardInterrupt, Interrupted):

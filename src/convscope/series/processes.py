@@ -17,18 +17,15 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field, replace
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from convscope.api import resume, run_config
 from convscope.comparison.recorded import name_configs
 from convscope.config import RunConfig, config_from_json, config_to_json
 from convscope.device import choose_device, threads_for_step
 from convscope.errors import ConvscopeError, Interrupted, TrainingError, UsageError
-from convscope.processors import available_processors
+from convscope.processors import available_processors, jobs_at_once
 from convscope.results import OnProgress, Progress
 from convscope.runs import locked, read_json
 from convscope.series.memory import Need, predict_needs
@@ -36,8 +33,6 @@ from convscope.series.plan import is_finished, run_folder
 from convscope.training.interrupts import stop_on_signals
 
 POLL_SECONDS = 0.2
-UNKNOWN_ROOM_BYTES = 2 * 2**30
-"""Free memory that a run must find whose need cannot be predicted."""
 _EPOCH = re.compile(r"epoch (\d+)/(\d+)")
 _CHILD = (sys.executable, "-c", "from convscope.series.processes import run_child; run_child()")
 
@@ -90,10 +85,7 @@ def choose_jobs(configs: Sequence[RunConfig], needs: Sequence[Need], jobs: int |
         return jobs
     if any(choose_device(config.train.device).type != "cpu" for config in configs):
         return 1
-    largest = sorted((need.process_bytes or UNKNOWN_ROOM_BYTES for need in needs), reverse=True)
-    free = psutil.virtual_memory().available
-    fitting = sum(together <= free for together in accumulate(largest))
-    return max(1, min(fitting, available_processors()))
+    return jobs_at_once([need.process_bytes for need in needs])
 
 
 def _with_threads(config: RunConfig, need: Need, jobs: int) -> RunConfig:
