@@ -27,8 +27,6 @@ from convscope.evaluation.metrics import compute_metrics
 from convscope.export.model_file import export_run
 from convscope.forecast import budget as budget
 from convscope.insight import inspect as inspect
-from convscope.lab import LABS
-from convscope.lab.answer import lab as lab
 from convscope.models import MODELS, build_model, count_parameters, find_model, published_preprocessing
 from convscope.models.pretrained import weights_status
 from convscope.models.saved import SavedModel, load_model
@@ -278,11 +276,6 @@ def _model_row(
     shape = "x".join(map(str, spec.native_shape))
     values = (name, shape, num_params, macs, weights, spec.description)
     return dict(zip(("model", "input", "num_params", "macs", "weights", "description"), values, strict=True))
-
-
-def list_labs() -> list[dict[str, str]]:
-    """Return the experiments of the laboratory: name and question of each."""
-    return [{"lab": name, "question": each.question} for name, each in LABS.items()]
 
 
 def export(run: str | Path, *, to: str = "onnx", out: str | Path | None = None) -> Path:

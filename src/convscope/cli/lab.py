@@ -23,12 +23,12 @@ def lab(
 ) -> None:
     """Answer a question about convolutional networks with an experiment of a minute or two; embedded data."""
     with start(as_json) as on_progress:
-        from convscope import api
+        from convscope.lab import answer
 
         if list_ or name is None:
-            experiments = api.list_labs()
+            experiments = answer.list_labs()
         else:
-            found = api.lab(name, seeds=seeds, quick=quick, out=out, jobs=jobs, on_progress=on_progress)
+            found = answer.lab(name, seeds=seeds, quick=quick, out=out, jobs=jobs, on_progress=on_progress)
     if list_ or name is None:
         if as_json:
             print_json({"labs": experiments})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,6 +13,9 @@ from convscope.data.duplicates import Duplicates, find_duplicates, members_of
 from convscope.data.image_set import PARTS, ImageSet
 from convscope.errors import DataError
 from convscope.randomness import permutation
+
+UNPLACED = -1
+"""In place of a part's number, where the part of a picture is still to be chosen."""
 
 
 @dataclass(frozen=True)
@@ -63,26 +65,20 @@ def make_splits(images: ImageSet, config: DataConfig) -> Splits:
     duplicates = find_duplicates(images.images)
     groups = duplicates.groups
     shares, notes = _shares(images, config), duplicate_notes(images, duplicates)
-    chosen: dict[str, list[int]] = {part: [] for part in PARTS}
+    part_of = np.array([PARTS.index(part) if part in ("validation", "test") else UNPLACED for part in images.parts])
     for label, name in enumerate(images.class_names):
-        members: dict[int, list[int]] = defaultdict(list)  # group -> the pictures in it that are ours to place
-        for index in np.flatnonzero(images.labels == label):
-            part = images.parts[index]
-            if part in ("validation", "test"):
-                chosen[part].append(int(index))
-            else:
-                members[int(groups[index])].append(int(index))
-        if not members:
+        ours = np.flatnonzero((images.labels == label) & (part_of == UNPLACED))
+        if len(ours) == 0:
             continue
-        distinct = list(members)
-        order = [distinct[i] for i in permutation(len(distinct), config.split_seed, "split", label)]
+        _, first, group_of = np.unique(groups[ours], return_index=True, return_inverse=True)
+        by_appearance = np.argsort(first)
+        order = by_appearance[permutation(len(first), config.split_seed, "split", label)]
         counts = _part_sizes(len(order), shares, class_name=name, notes=notes)
-        for part, count in counts.items():
-            for group in order[:count]:
-                chosen[part].extend(members[group])
-            del order[:count]
-    _move_straddling(chosen, images, groups)
-    train, validation, test = (np.array(sorted(chosen[part]), dtype=np.int64) for part in PARTS)
+        part_of_group = np.empty(len(order), dtype=part_of.dtype)
+        part_of_group[order] = np.repeat([PARTS.index(part) for part in counts], list(counts.values()))
+        part_of[ours] = part_of_group[group_of]
+    _move_straddling(part_of, images, groups)
+    train, validation, test = (np.flatnonzero(part_of == place) for place in range(len(PARTS)))
     if len(train) == 0:
         raise DataError(f"{images.name}: no picture is left to train on; give train a larger share with --split")
     splits = Splits(train, validation, test, groups)
@@ -118,21 +114,16 @@ def _part_sizes(n: int, shares: dict[str, float], *, class_name: str, notes: lis
     return sizes | {"train": n - sum(sizes.values())}
 
 
-def _move_straddling(chosen: dict[str, list[int]], images: ImageSet, groups: NDArray[np.int64]) -> None:
-    """Bring duplicates across two classes to one part: the first of these that holds one of them.
+def _move_straddling(part_of: NDArray[np.int64], images: ImageSet, groups: NDArray[np.int64]) -> None:
+    """Bring duplicates across two classes to one part, in place: the last of the three that holds one of them.
 
     Only pictures that are ours to place are moved; a leak between parts of the source is reported, not repaired.
     """
-    home: dict[int, str] = {}
-    for part in ("test", "validation", "train"):
-        for index in chosen[part]:
-            home.setdefault(int(groups[index]), part)
-    for part in ("train", "validation"):
-        for index in [i for i in chosen[part] if home[int(groups[i])] != part]:
-            target = home[int(groups[index])]
-            if images.parts[index] in ("", "train") and target not in images.parts:
-                chosen[part].remove(index)
-                chosen[target].append(index)
+    home = np.full(groups.max(initial=-1) + 1, UNPLACED)
+    np.maximum.at(home, groups, part_of)
+    for index in np.flatnonzero(home[groups] != part_of):
+        if images.parts[index] in ("", "train") and PARTS[home[groups[index]]] not in images.parts:
+            part_of[index] = home[groups[index]]
 
 
 def duplicate_notes(images: ImageSet, duplicates: Duplicates) -> list[str]:

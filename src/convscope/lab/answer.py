@@ -45,6 +45,11 @@ class Answer:
         return {name: value for name, value in vars(self).items() if name != "panels"}
 
 
+def list_labs() -> list[dict[str, str]]:
+    """Return the experiments of the laboratory: name and question of each."""
+    return [{"lab": name, "question": each.question} for name, each in LABS.items()]
+
+
 def lab(
     name: str,
     *,
