@@ -13,7 +13,7 @@ import pytest
 
 from convscope import download
 from convscope.config import DataConfig
-from convscope.data import folder, layout, load_images, store
+from convscope.data import folder, gather, load_images, store
 from convscope.data.image_set import ImageSet
 from convscope.data.intake import Entry
 from convscope.download import cache_folder
@@ -35,7 +35,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], lis
     """Return a function that tells which files were decoded since it was last asked; the cache begins empty."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     seen: list[str] = []
-    decode_many = layout.decode_many
+    decode_many = gather.decode_many
 
     def watched(entries: Iterable[Entry], *arguments: Any, **options: Any) -> Any:  # noqa: ANN401
         def noted() -> Iterator[Entry]:
@@ -45,7 +45,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], lis
 
         return decode_many(noted(), *arguments, **options)
 
-    monkeypatch.setattr(layout, "decode_many", watched)
+    monkeypatch.setattr(gather, "decode_many", watched)
 
     def names() -> list[str]:
         found = sorted(seen)

@@ -25,9 +25,10 @@ from pathlib import Path
 from typing import IO, Any, Self, cast
 
 from convscope.config import DataConfig
+from convscope.data.gather import gather
 from convscope.data.image_set import ImageSet
 from convscope.data.intake import MAX_FILE_BYTES, Entry, is_ignored, printable, stamp_of
-from convscope.data.layout import Listing, folders_above, gather
+from convscope.data.layout import Listing, folders_above
 from convscope.data.store import load_kept
 from convscope.errors import DataError
 from convscope.results import OnProgress, Skipped, ignore_progress

@@ -19,9 +19,10 @@ from pathlib import Path
 
 from convscope.config import DataConfig
 from convscope.data.folder import look_at
+from convscope.data.gather import gather
 from convscope.data.image_set import ImageSet
 from convscope.data.intake import Entry, printable
-from convscope.data.layout import PART_FOLDERS, Homes, Listing, PathParts, gather
+from convscope.data.layout import PART_FOLDERS, Homes, Listing, PathParts
 from convscope.data.store import load_kept
 from convscope.errors import DataError
 from convscope.results import OnProgress, Skipped, ignore_progress

@@ -10,9 +10,10 @@ from functools import partial
 from pathlib import Path
 
 from convscope.config import DataConfig
+from convscope.data.gather import gather
 from convscope.data.image_set import ImageSet
 from convscope.data.intake import Entry, is_ignored, printable, stamp_of, unreadable
-from convscope.data.layout import Listing, gather
+from convscope.data.layout import Listing
 from convscope.data.store import load_kept
 from convscope.errors import DataError
 from convscope.results import OnProgress, Skipped, ignore_progress
