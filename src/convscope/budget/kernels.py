@@ -1,12 +1,13 @@
 """What torch's CPU kernels allocate, where that is not what their meta versions show.
 
 Each function takes the arguments of an operator and returns its results, empty, and the bytes it needs beside them
-while it runs. They also spare a run the second that torch's own meta versions of these operators take to import.
+while it runs. Those that do only what torch's meta versions do are here because the latter are written in Python: the
+first call imports torch's compiler and sympy, 160 MiB in two seconds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -143,6 +144,13 @@ def _pooled(
     return torch.empty((*x.shape[:-2], *sides), dtype=x.dtype, device=x.device, memory_format=_suggested(x))
 
 
+def _reduce(x: Tensor, axes: Sequence[int] | None = None, keep: bool = False) -> Results:
+    """Mean or sum over axes; none are all."""
+    reduced = {axis % x.dim() for axis in axes or range(x.dim())}
+    sides = [1 if axis in reduced else size for axis, size in enumerate(x.shape) if keep or axis not in reduced]
+    return torch.empty(sides, dtype=x.dtype, device=x.device), 0
+
+
 KERNELS: dict[Any, Callable[..., Results]] = {
     torch.ops.aten.convolution.default: _convolution,
     torch.ops.aten.convolution_backward.default: _convolution_backward,
@@ -152,8 +160,58 @@ KERNELS: dict[Any, Callable[..., Results]] = {
     torch.ops.aten.avg_pool2d_backward.default: _pool_backward,
     torch.ops.aten.native_batch_norm.default: _batch_norm,
     torch.ops.aten.native_batch_norm_backward.default: _batch_norm_backward,
+    torch.ops.aten.mean.dim: _reduce,
+    torch.ops.aten.sum.dim_IntList: _reduce,
 }
 """Operator -> what it allocates."""
+ELEMENTWISE = frozenset(
+    (
+        *("add", "sub", "mul", "div", "neg", "exp", "relu", "sigmoid", "tanh", "silu", "gelu", "elu", "leaky_relu"),
+        *("hardtanh", "hardswish", "hardsigmoid", "threshold_backward", "sigmoid_backward", "tanh_backward"),
+        *("silu_backward", "gelu_backward", "elu_backward", "leaky_relu_backward", "hardtanh_backward"),
+        *("hardswish_backward", "hardsigmoid_backward", "clone", "ones_like", "zeros_like", "empty_like"),
+    )
+)
+"""Operators whose result is as large as the larger operand; `relu_` and the like put it there."""
+
+
+def elementwise(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:  # noqa: ANN401
+    """Return the result of an operator in ELEMENTWISE, empty; None for another, and for operands that torch must see.
+
+    Source: the strides that torch.TensorIterator gives to results, for operands of one type.
+    """
+    name = func.name().removeprefix("aten::").partition(".")[0]
+    operands = [value for value in args if isinstance(value, Tensor)]
+    if name.removesuffix("_") not in ELEMENTWISE or not operands or "out" in kwargs:
+        return None
+    kind, order = operands[0].dtype, kwargs.get("memory_format") or torch.preserve_format
+    largest = max((x.shape for x in operands), key=lambda shape: (len(shape), shape.numel()))
+    if not kind.is_floating_point or kwargs.get("dtype") not in (None, kind) or order != torch.preserve_format:
+        return None
+    if any(x.dtype != kind or not _broadcasts(x.shape, largest) for x in operands):
+        return None
+    if name.endswith("_"):
+        return operands[0] if operands[0].shape == largest else None
+    for x in operands:
+        if x.shape == largest and _is_dense(x):
+            return torch.empty_strided(x.shape, x.stride(), dtype=kind, device=x.device)
+        if x.shape == largest and 0 not in x.stride():
+            return None
+    return None
+
+
+def _broadcasts(shape: Sequence[int], into: Sequence[int]) -> bool:
+    return all(a in (1, b) for a, b in zip(reversed(shape), reversed(into), strict=False))
+
+
+def _is_dense(x: Tensor) -> bool:
+    """Return whether the elements lie side by side, in whatever order of the axes."""
+    expected = 1
+    for stride, size in sorted((stride, size) for stride, size in zip(x.stride(), x.shape, strict=True) if size > 1):
+        if stride != expected:
+            return False
+        expected *= size
+    return True
 
 
 def _like(x: Tensor, order: torch.memory_format | None = None, *, dtype: torch.dtype | None = None) -> Tensor:

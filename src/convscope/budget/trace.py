@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from convscope.budget.kernels import KERNELS
+from convscope.budget.kernels import KERNELS, elementwise
 from convscope.budget.work import Work, work_of
 
 OUTSIDE = "(network)"
@@ -67,8 +67,7 @@ class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs: dict[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401
         """Run one operation, by our own rule for what it allocates where there is one."""
-        kernel = KERNELS.get(func)
-        result, scratch_bytes = (func(*args, **(kwargs or {})), 0) if kernel is None else kernel(*args)
+        result, scratch_bytes = _run(func, args, kwargs or {})
         self.work.append(work_of(func, args, result))
         for value in result if isinstance(result, tuple | list) else (result,):
             if isinstance(value, Tensor):
@@ -127,6 +126,15 @@ class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.owners.append(self._running[-1])
         self.changes.append(Change(num_bytes, number))
         return number
+
+
+def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, int]:  # noqa: ANN401
+    """Return the result of one operation and the bytes it needs beside it, by our own rule where there is one."""
+    kernel = KERNELS.get(func)
+    if kernel is not None and not kwargs:
+        return kernel(*args)
+    result = elementwise(func, args, kwargs)
+    return (func(*args, **kwargs) if result is None else result), 0
 
 
 def without_content(network: nn.Module) -> nn.Module:
