@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -13,6 +15,7 @@ from torch import nn
 
 from convscope import api
 from convscope.budget.duration import predict_duration
+from convscope.budget.kernels import KERNELS, elementwise
 from convscope.budget.memory import NotTraceable, parameter_arithmetic, predict_memory
 from convscope.cli import main
 from convscope.cli.budget import parse_shape
@@ -25,6 +28,7 @@ from convscope.training.optimizers import Optimizer
 
 STACK = "conv 100 3x3 /2 pad 1; conv 200 3x3 /2 pad 1; conv 400 3x3 /2 pad 1"
 FLOAT = 4
+ORDERS = (torch.channels_last, torch.contiguous_format)
 
 
 def budget_of(network: nn.Module, shape: tuple[int, int, int], batch_size: int, **train: object) -> Budget:
@@ -166,6 +170,44 @@ def test_a_network_that_looks_at_its_numbers_cannot_be_traced() -> None:
 )
 def test_arithmetic(module: nn.Module, expected: str) -> None:
     assert parameter_arithmetic(module) == expected
+
+
+def calls_of_elementwise() -> Iterator[tuple[Any, tuple[Any, ...]]]:
+    """Yield each operator with operands in all orders, broadcast and expanded ones among them."""
+    last, usual = (torch.ones(2, 3, 4, 5).contiguous(memory_format=order) for order in ORDERS)
+    row, one = torch.ones(2, 3, 1, 1), torch.ones(3).expand(2, 3, 4, 5, 3)[..., 0]
+    aten = torch.ops.aten
+    for x in (last, usual, one, last[:, 1:]):
+        for name in ("relu", "relu_", "sigmoid", "tanh", "silu_", "gelu", "hardtanh", "neg", "clone", "ones_like"):
+            if x is not one or not name.endswith("_"):
+                yield getattr(aten, name).default, (x,)
+        yield aten.mul.Scalar, (x, 2.0)
+        for y in (last, usual):
+            yield aten.add_.Tensor, (y, x[:, :1])
+            for name in ("silu_backward", "sigmoid_backward", "tanh_backward", "gelu_backward", "hardswish_backward"):
+                yield getattr(aten, name).default, (x.expand(y.shape) if x.shape[1] == 3 else y, y)
+            yield aten.threshold_backward.default, (y, x if x.shape[1] == 3 else y, 0)
+            yield aten.hardtanh_backward.default, (y, x if x.shape[1] == 3 else y, 0.0, 6.0)
+    for x, y in ((last, usual), (usual, last), (last, row), (row, last), (one, last)):
+        for operator in (aten.add.Tensor, aten.mul.Tensor, aten.div.Tensor, aten.sub.Tensor):
+            yield operator, (x, y)
+
+
+def test_our_rules_give_what_torch_gives() -> None:
+    """Shapes, order in memory and identity of what a CPU's elementwise operators and reductions return."""
+    known = 0
+    for operator, arguments in calls_of_elementwise():
+        found, expected = elementwise(operator, arguments, {}), operator(*arguments)
+        if found is not None:
+            assert (found.shape, found.stride()) == (expected.shape, expected.stride()), (operator, arguments)
+            assert (found is arguments[0]) == operator.name().partition(".")[0].endswith("_"), operator
+            known += 1
+    assert known > 100
+    x = torch.ones(2, 3, 4, 5)
+    for operator in (torch.ops.aten.mean.dim, torch.ops.aten.sum.dim_IntList):
+        for arguments in ((x, [2, 3]), (x, [-1, -2], True), (x, [0]), (x, [])):
+            found, expected = KERNELS[operator](*arguments)[0], operator(*arguments)
+            assert (found.shape, found.stride()) == (expected.shape, expected.stride()), (operator, arguments)
 
 
 def test_predicted_and_measured_agree() -> None:

@@ -192,7 +192,7 @@ def elementwise(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Te
         return None
     if name.endswith("_"):
         return operands[0] if operands[0].shape == largest else None
-    for x in operands:
+    for x in reversed(operands) if name == "threshold_backward" else operands:
         if x.shape == largest and _is_dense(x):
             return torch.empty_strided(x.shape, x.stride(), dtype=kind, device=x.device)
         if x.shape == largest and 0 not in x.stride():
