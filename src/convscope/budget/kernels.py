@@ -151,6 +151,61 @@ def _reduce(x: Tensor, axes: Sequence[int] | None = None, keep: bool = False) ->
     return torch.empty(sides, dtype=x.dtype, device=x.device), 0
 
 
+def _matrix_product(*operands: Tensor) -> Results:
+    """Product of two matrices, or of as many pairs; what is added to it comes first."""
+    a, b = operands[-2:]
+    if a.shape[-1] != b.shape[-2]:
+        raise RuntimeError(f"matrices of {tuple(a.shape)} and {tuple(b.shape)} cannot be multiplied")
+    return torch.empty((*a.shape[:-1], b.shape[-1]), dtype=a.dtype, device=a.device), 0
+
+
+def _layer_norm(
+    x: Tensor, shape: Sequence[int], weight: Tensor | None, bias: Tensor | None, epsilon: float
+) -> Results:
+    """Layer norm; it keeps mean and deviation of each row, and computes with a copy of what is not contiguous."""
+    if tuple(x.shape[-len(shape) :]) != tuple(shape):
+        raise RuntimeError(f"maps of {tuple(x.shape[1:])} do not end in the {tuple(shape)} that are normalized")
+    rows = (*x.shape[: -len(shape)], *(1 for _ in shape))
+    output = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    return (output, x.new_empty(rows), x.new_empty(rows)), _copy_bytes(x, torch.contiguous_format)
+
+
+def _layer_norm_backward(
+    gradient: Tensor,
+    x: Tensor,
+    shape: Sequence[int],
+    mean: Tensor,
+    deviation: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    wanted: Sequence[bool],
+) -> Results:
+    of_input = torch.empty(x.shape, dtype=x.dtype, device=x.device) if wanted[0] else None
+    of_weight = torch.empty(tuple(shape), dtype=x.dtype, device=x.device) if wanted[1] else None
+    of_bias = torch.empty(tuple(shape), dtype=x.dtype, device=x.device) if wanted[2] else None
+    copies = _copy_bytes(x, torch.contiguous_format) + _copy_bytes(gradient, torch.contiguous_format)
+    return (of_input, of_weight, of_bias), copies
+
+
+def _log_softmax(x: Tensor, axis: int, half_to_float: bool) -> Results:
+    return _like(x), 0
+
+
+def _log_softmax_backward(gradient: Tensor, *_: object) -> Results:
+    return _like(gradient), 0
+
+
+def _nll_loss(
+    log_probabilities: Tensor, labels: Tensor, weights: Tensor | None, reduction: int, ignored: int
+) -> Results:
+    shape = labels.shape if reduction == 0 else ()
+    return (log_probabilities.new_empty(shape), log_probabilities.new_empty(())), 0
+
+
+def _nll_loss_backward(gradient: Tensor, log_probabilities: Tensor, *_: object) -> Results:
+    return _like(log_probabilities), 0
+
+
 KERNELS: dict[Any, Callable[..., Results]] = {
     torch.ops.aten.convolution.default: _convolution,
     torch.ops.aten.convolution_backward.default: _convolution_backward,
@@ -160,6 +215,15 @@ KERNELS: dict[Any, Callable[..., Results]] = {
     torch.ops.aten.avg_pool2d_backward.default: _pool_backward,
     torch.ops.aten.native_batch_norm.default: _batch_norm,
     torch.ops.aten.native_batch_norm_backward.default: _batch_norm_backward,
+    torch.ops.aten.mm.default: _matrix_product,
+    torch.ops.aten.addmm.default: _matrix_product,
+    torch.ops.aten.bmm.default: _matrix_product,
+    torch.ops.aten.native_layer_norm.default: _layer_norm,
+    torch.ops.aten.native_layer_norm_backward.default: _layer_norm_backward,
+    torch.ops.aten._log_softmax.default: _log_softmax,
+    torch.ops.aten._log_softmax_backward_data.default: _log_softmax_backward,
+    torch.ops.aten.nll_loss_forward.default: _nll_loss,
+    torch.ops.aten.nll_loss_backward.default: _nll_loss_backward,
     torch.ops.aten.mean.dim: _reduce,
     torch.ops.aten.sum.dim_IntList: _reduce,
 }
@@ -197,6 +261,9 @@ def elementwise(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Te
             return torch.empty_strided(x.shape, x.stride(), dtype=kind, device=x.device)
         if x.shape == largest and 0 not in x.stride():
             return None
+    strides = [stride for stride in operands[0].stride() if stride]
+    if operands[0].shape == largest and strides == sorted(strides, reverse=True):  # repeated along the other axes
+        return torch.empty(largest, dtype=kind, device=operands[0].device)
     return None
 
 
