@@ -151,6 +151,18 @@ def _reduce(x: Tensor, axes: Sequence[int] | None = None, keep: bool = False) ->
     return torch.empty(sides, dtype=x.dtype, device=x.device), 0
 
 
+def _cat(tensors: Sequence[Tensor], axis: int = 0) -> Results:
+    """Maps behind one another, in the order that all of them are in."""
+    first, number = tensors[0], axis % tensors[0].dim()
+    sides = list(first.shape)
+    sides[number] = sum(x.shape[number] for x in tensors)
+    if any((*x.shape[:number], *x.shape[number + 1 :]) != (*sides[:number], *sides[number + 1 :]) for x in tensors):
+        raise RuntimeError(f"maps of {', '.join(str(tuple(x.shape[1:])) for x in tensors)} do not fit one another")
+    orders = {_suggested(x) for x in tensors}
+    order = orders.pop() if len(orders) == 1 else torch.contiguous_format
+    return torch.empty(sides, dtype=first.dtype, device=first.device, memory_format=order), 0
+
+
 def _matrix_product(*operands: Tensor) -> Results:
     """Product of two matrices, or of as many pairs; what is added to it comes first."""
     a, b = operands[-2:]
@@ -215,6 +227,7 @@ KERNELS: dict[Any, Callable[..., Results]] = {
     torch.ops.aten.avg_pool2d_backward.default: _pool_backward,
     torch.ops.aten.native_batch_norm.default: _batch_norm,
     torch.ops.aten.native_batch_norm_backward.default: _batch_norm_backward,
+    torch.ops.aten.cat.default: _cat,
     torch.ops.aten.mm.default: _matrix_product,
     torch.ops.aten.addmm.default: _matrix_product,
     torch.ops.aten.bmm.default: _matrix_product,
