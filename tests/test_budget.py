@@ -23,6 +23,7 @@ from convscope.config import ModelConfig, TrainConfig
 from convscope.errors import UsageError
 from convscope.models import MODELS, build_shapes
 from convscope.models.saved import channels_last
+from convscope.models.spec import ModelSpec
 from convscope.results import Budget
 from convscope.training.optimizers import Optimizer
 
@@ -148,13 +149,51 @@ def test_a_layer_that_cannot_take_its_input_is_named() -> None:
         budget_of(network, (3, 8, 8), 2)
 
 
-def test_a_network_that_looks_at_its_numbers_cannot_be_traced() -> None:
-    class Looks(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x.flatten(1) if float(x.sum()) > 0 else -x.flatten(1)
+class Looks(nn.Module):
+    """A layer that asks for a number: tensors without content have none."""
 
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2 if x.mean().item() > 1 else x * 3
+
+
+def layers(*looking: nn.Module) -> nn.Sequential:
+    parts = [nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), *looking, nn.Flatten(), nn.Linear(256, 2)]
+    return channels_last(nn.Sequential(*parts))  # type: ignore[return-value]
+
+
+def test_a_network_that_looks_at_its_numbers_is_run() -> None:
+    """What is counted in a real step is what is predicted for the same step without a question."""
+    network = layers(Looks())
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    found, expected = (budget_of(one, (1, 8, 8), 4) for one in (network, layers(Times())))
+    assert (found.computed, expected.computed) == (True, False)
+    assert found.memory.training_peak_bytes == pytest.approx(expected.memory.training_peak_bytes, abs=64)
+    assert found.memory.saved_bytes == expected.memory.saved_bytes
+    assert [layer.output_bytes for layer in found.layers] == [layer.output_bytes for layer in expected.layers]
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     with pytest.raises(NotTraceable):
-        budget_of(nn.Sequential(Looks(), nn.Linear(4, 2)), (1, 2, 2), 2)
+        budget_of(layers(Looks()).to("meta"), (1, 8, 8), 4)
+
+
+class Times(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 3
+
+
+def test_a_network_that_looks_at_its_numbers_is_asked_for_by_name(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = ModelSpec("looks", lambda shape, classes: layers(Looks()), (1, 8, 8), 2)
+    monkeypatch.setitem(MODELS, "looks", spec)  # type: ignore[arg-type]
+    found, _ = api.budget("looks", batch_size=8, limit_bytes=2**40)
+    assert found.computed
+    assert found.fit is not None
+    assert found.fit.options == ""
+    monkeypatch.setattr("sys.argv", ["convscope", "budget", "looks"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    assert "real steps were run" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import replace
 
-from convscope.budget.memory import NotTraceable
 from convscope.device import (
     configure_threads,
     free_memory_bytes,
@@ -41,8 +39,7 @@ def fit_into_memory(prepared: Prepared) -> tuple[Prepared, Plan]:
         peak_bytes=peak_memory_bytes(device),
     )
     if config.train.memory is not None or config.train.auto_batch:
-        with suppress(NotTraceable):  # the plan will say so
-            predict_stages(situation)  # the first prediction imports 100 MiB of torch, which the plan has to know of
+        predict_stages(situation)  # the first prediction imports parts of torch, which the plan has to know of
         return_free_memory()
         resident, peak = memory_in_use_bytes(device), peak_memory_bytes(device)
         situation = replace(situation, resident_bytes=resident, peak_bytes=peak)

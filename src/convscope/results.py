@@ -474,6 +474,7 @@ class Budget:
         num_trainable: the parameters that learn; the others are frozen.
         macs: multiply-accumulate operations of convolutions and dense layers, for one picture, forward.
         layers: in the order in which they are first used.
+        computed: whether it is from a step that was really computed, as the network cannot do without content.
         remedies, fit, duration: where they were asked for.
     """
 
@@ -487,6 +488,7 @@ class Budget:
     macs: int
     layers: tuple[LayerCost, ...]
     memory: Memory
+    computed: bool = False
     remedies: tuple[Remedy, ...] = ()
     fit: Fit | None = None
     duration: Duration | None = None

@@ -171,9 +171,7 @@ def _matrix_product(*operands: Tensor) -> Results:
     return torch.empty((*a.shape[:-1], b.shape[-1]), dtype=a.dtype, device=a.device), 0
 
 
-def _layer_norm(
-    x: Tensor, shape: Sequence[int], weight: Tensor | None, bias: Tensor | None, epsilon: float
-) -> Results:
+def _layer_norm(x: Tensor, shape: Sequence[int], weight: Tensor | None, bias: Tensor | None, epsilon: float) -> Results:
     """Layer norm; it keeps mean and deviation of each row, and computes with a copy of what is not contiguous."""
     if tuple(x.shape[-len(shape) :]) != tuple(shape):
         raise RuntimeError(f"maps of {tuple(x.shape[1:])} do not end in the {tuple(shape)} that are normalized")

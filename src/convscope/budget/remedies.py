@@ -15,8 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from convscope.budget.memory import StepCost, cut_into_segments, predict_step
-from convscope.budget.trace import without_content
+from convscope.budget.memory import StepCost, cut_into_segments, predict_step, to_trace
 from convscope.budget.work import Speed
 from convscope.config import TrainConfig
 from convscope.device import autocast_dtype
@@ -142,7 +141,7 @@ class _Found:
 
 def _ways(subject: Subject) -> Iterator[tuple[TrainConfig, nn.Module]]:
     """Yield configurations with the network as it is traced for each, those that change least first."""
-    train, network = subject.train, without_content(subject.network)
+    train, network = subject.train, to_trace(subject.network, subject.input_shape)
     traced = replace(train, checkpoint_activations=False)
     networks: list[tuple[bool, nn.Module]] = [] if train.checkpoint_activations else [(False, network)]
     try:
@@ -245,7 +244,7 @@ def price_remedies(
         UsageError: a layer cannot take its input.
         NotTraceable: the network computes with the content of its tensors.
     """
-    train, network = subject.train, without_content(subject.network)
+    train, network = subject.train, to_trace(subject.network, subject.input_shape)
     pricing = _Pricing(subject, predict_step(network, subject.input_shape, batch_size=train.batch_size, train=train))
     remedies = [*_same_result(pricing, network), *_other_result(pricing, network, name, build)]
     k = DEVICES

@@ -42,14 +42,18 @@ class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         sizes: bytes of each allocation.
         owners: for each allocation, the name of the layer that was running.
         work: of each operation, in their order.
+        result_bytes: of all results together, as if none were freed; what operations need beside them is left out.
     """
 
-    def __init__(self, given: Iterable[Tensor]) -> None:
+    def __init__(self, given: Iterable[Tensor], *, computing: bool = False) -> None:
+        """Args: given: see above; computing: the tensors have content, and the operations are done."""
         super().__init__()  # type: ignore[no-untyped-call]
+        self._computing = computing
         self.changes: list[Change] = []
         self.sizes: list[int] = []
         self.owners: list[str] = []
         self.work: list[Work] = []
+        self.result_bytes = 0
         self._known: dict[int, tuple[int, weakref.ref[Any]]] = {}
         self._running = [OUTSIDE]
         self._given: set[int] = {id(tensor.untyped_storage()) for tensor in given}
@@ -67,7 +71,7 @@ class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs: dict[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401
         """Run one operation, by our own rule for what it allocates where there is one."""
-        result, scratch_bytes = _run(func, args, kwargs or {})
+        result, scratch_bytes = _run(func, args, kwargs or {}, computing=self._computing)
         self.work.append(work_of(func, args, result))
         for value in result if isinstance(result, tuple | list) else (result,):
             if isinstance(value, Tensor):
@@ -113,6 +117,7 @@ class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not num_bytes or key in self._given or self.number(tensor) is not None:
             return
         number = self._new(num_bytes)
+        self.result_bytes += num_bytes
 
         def gone(_: object) -> None:
             self.changes.append(Change(-num_bytes, number))
@@ -128,10 +133,18 @@ class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return number
 
 
-def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, int]:  # noqa: ANN401
+def _run(
+    func: Any,  # noqa: ANN401
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    computing: bool,
+) -> tuple[Any, int]:
     """Return the result of one operation and the bytes it needs beside it, by our own rule where there is one."""
-    kernel = KERNELS.get(func)
-    if kernel is not None and not kwargs:
+    kernel = None if kwargs else KERNELS.get(func)
+    if computing:
+        return func(*args, **kwargs), 0 if kernel is None else kernel(*args)[1]
+    if kernel is not None:
         return kernel(*args)
     result = elementwise(func, args, kwargs)
     return (func(*args, **kwargs) if result is None else result), 0

@@ -134,6 +134,8 @@ def _print_budget(budget: Budget, measured: MeasuredMemory | None) -> None:
         ("peak, a batch predicted", f"{megabytes(memory.inference_peak_bytes)} MB"),
         ("peak, a step of training", f"{megabytes(memory.training_peak_bytes)} MB"),
     ]
+    if budget.computed:
+        lines.append(("known from", "real steps were run: the network computes with the content of its tensors"))
     if measured is not None:
         lines += _comparison(memory.training_peak_bytes, memory.inference_peak_bytes, measured)
     for name, value in lines:

@@ -117,7 +117,7 @@ def stage_bytes(stages: Sequence[nn.Module], input_shape: Sequence[int]) -> list
             alive.append(tensor)
 
         with (
-            torch.autograd.graph.saved_tensors_hooks(pack, lambda _: None),
+            torch.autograd.graph.saved_tensors_hooks(pack, lambda _: None),  # type: ignore[arg-type,return-value]
             torch.enable_grad(),
             _same_random_state(device),
             _buffers_as_they_are(stage),

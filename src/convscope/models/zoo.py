@@ -304,9 +304,10 @@ def _find_in_timm(name: str, architecture: str, tag: str) -> ZooNetwork | None:
         return None
     models = load_timm().models
     try:
-        published = models.get_pretrained_cfg(f"{architecture}.{tag}" if tag else architecture) or models.PretrainedCfg()
+        known = models.get_pretrained_cfg(f"{architecture}.{tag}" if tag else architecture)
     except RuntimeError:  # no such tag
         return None
+    published: PretrainedCfg = known or models.PretrainedCfg()
     interpolations = get_args(Interpolation)
     return ZooNetwork(
         name=name,
