@@ -57,10 +57,10 @@ def budget(
     }
     limit_bytes = None if fit is None else parse_bytes(fit)
     with start(as_json):
-        from convscope import api
+        from convscope import forecast  # and not all of the API, which brings ONNX, SciPy and charts
 
         found = [
-            api.budget(
+            forecast.budget(
                 name,
                 stack=stack,
                 input_shape=None if input_ is None else parse_shape(input_),
