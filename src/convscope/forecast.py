@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import psutil
+import torch
 from torch import nn
 
 from convscope.budget.duration import predict_duration
@@ -21,6 +23,7 @@ from convscope.models.saved import channels_last
 from convscope.models.zoo import freeze_all_but_head
 from convscope.results import Budget, Duration, MeasuredMemory
 from convscope.training.measured_step import measure_step
+from convscope.training.plan import KEPT_SHARE, LIBRARY_BYTES
 
 FREE_SHARE = 0.8
 """Batches are timed only if their memory stays within this share of what is free."""
@@ -88,11 +91,19 @@ def _predict(
         if remedies:
             found = replace(found, remedies=price_remedies(subject, name=asked.model.name, build=asked.build))
         if limit_bytes is not None:
-            beside = memory_in_use_bytes(subject.device) if subject.device.type == "cpu" else 0
-            found = replace(found, fit=plan_fit(subject, limit_bytes, beside_bytes=beside))
+            beside = _beside_training(pictures or 0, shape) if subject.device.type == "cpu" else 0
+            fit = plan_fit(subject, limit_bytes, beside_bytes=beside, reserve_share=KEPT_SHARE)
+            found = replace(found, fit=fit)
     if pictures is not None:
         found = replace(found, duration=_duration(asked, network, pictures))
     return found
+
+
+def _beside_training(pictures: int, shape: InputShape) -> int:
+    """Return what a process that trains on so many pictures takes beside the network, from what it takes here."""
+    import convscope.workflow  # noqa: F401  which imports all that training needs
+
+    return memory_in_use_bytes(torch.device("cpu")) + LIBRARY_BYTES + pictures * prod(shape)
 
 
 @dataclass(frozen=True)

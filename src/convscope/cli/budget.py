@@ -169,7 +169,8 @@ def _print_remedies(remedies: Sequence[Remedy]) -> None:
 def _print_fit(fit: Fit) -> None:
     lines = [
         ("limit", size_text(fit.limit_bytes)),
-        ("interpreter and libraries", f"{size_text(fit.beside_bytes)}, measured"),
+        ("interpreter and libraries", size_text(fit.beside_bytes)),
+        ("reserve", size_text(fit.reserve_bytes)),
         ("a step of training", f"{size_text(fit.training_peak_bytes)}, {fit.batch_size} pictures at a time"),
         ("options of train", fit.options or "none"),
         ("why", fit.reason),
