@@ -184,7 +184,7 @@ def test_a_network_that_looks_at_its_numbers_is_asked_for_by_name(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = ModelSpec("looks", lambda shape, classes: layers(Looks()), (1, 8, 8), 2)
-    monkeypatch.setitem(MODELS, "looks", spec)  # type: ignore[arg-type]
+    monkeypatch.setitem(MODELS, "looks", spec)
     found, _ = api.budget("looks", batch_size=8, limit_bytes=2**40)
     assert found.computed
     assert found.fit is not None

@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from convscope.budget.kernels import KERNELS, elementwise
 from convscope.budget.work import Work, work_of
+from convscope.models.operations import Operations
 
 OUTSIDE = "(network)"
 """The name for what is allocated outside of all layers: the loss, the gradients, the pictures."""
@@ -33,7 +33,7 @@ class Change:
     allocation: int
 
 
-class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Allocations(Operations):  # type: ignore[no-untyped-call]
     """Notes what the operations within it allocate and free.
 
     Args:
@@ -47,7 +47,7 @@ class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, given: Iterable[Tensor], *, computing: bool = False) -> None:
         """Args: given: see above; computing: the tensors have content, and the operations are done."""
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._computing = computing
         self.changes: list[Change] = []
         self.sizes: list[int] = []
@@ -58,20 +58,9 @@ class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._running = [OUTSIDE]
         self._given: set[int] = {id(tensor.untyped_storage()) for tensor in given}
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Say that torch's compiler need not be told to stay away: telling it imports it, which takes a second."""
-        return False
-
-    def __torch_dispatch__(
-        self,
-        func: Any,  # noqa: ANN401
-        types: Any,  # noqa: ANN401
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401
+    def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
         """Run one operation, by our own rule for what it allocates where there is one."""
-        result, scratch_bytes = _run(func, args, kwargs or {}, computing=self._computing)
+        result, scratch_bytes = _run(func, args, kwargs, computing=self._computing)
         self.work.append(work_of(func, args, result))
         for value in result if isinstance(result, tuple | list) else (result,):
             if isinstance(value, Tensor):
