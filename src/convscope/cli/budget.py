@@ -56,7 +56,7 @@ def budget(
         "checkpoint_activations": checkpoint_activations or None,
     }
     limit_bytes = None if fit is None else parse_bytes(fit)
-    with start(as_json):
+    with start(as_json, module="convscope.forecast"):
         from convscope import forecast  # and not all of the API, which brings ONNX, SciPy and charts
 
         found = [
