@@ -166,7 +166,8 @@ def _is_the_network(network: nn.Module, stages: Sequence[Stage], input_shape: In
     x = torch.rand(1, *input_shape, generator=torch.Generator().manual_seed(0))
     x = x.to(next(network.parameters()).device)
     chain = nn.Sequential(*(stage for _, stage in stages))  # a backbone has a mode of its own
-    with evaluation_mode(network), evaluation_mode(chain), torch.inference_mode():
+    with evaluation_mode(network), evaluation_mode(chain), torch.no_grad():
+        # not in inference mode, which shows those who watch other operations than a step of training
         expected: Any = _operations(network, x) if x.is_meta else network(x)
         try:
             found: Any = _operations(chain, x) if x.is_meta else chain(x)
