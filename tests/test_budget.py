@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -13,6 +15,7 @@ from torch import nn
 
 from convscope import api
 from convscope.budget.duration import predict_duration
+from convscope.budget.kernels import KERNELS, elementwise
 from convscope.budget.memory import NotTraceable, parameter_arithmetic, predict_memory
 from convscope.cli import main
 from convscope.cli.budget import parse_shape
@@ -20,11 +23,13 @@ from convscope.config import ModelConfig, TrainConfig
 from convscope.errors import UsageError
 from convscope.models import MODELS, build_shapes
 from convscope.models.saved import channels_last
+from convscope.models.spec import ModelSpec
 from convscope.results import Budget
 from convscope.training.optimizers import Optimizer
 
 STACK = "conv 100 3x3 /2 pad 1; conv 200 3x3 /2 pad 1; conv 400 3x3 /2 pad 1"
 FLOAT = 4
+ORDERS = (torch.channels_last, torch.contiguous_format)
 
 
 def budget_of(network: nn.Module, shape: tuple[int, int, int], batch_size: int, **train: object) -> Budget:
@@ -144,13 +149,51 @@ def test_a_layer_that_cannot_take_its_input_is_named() -> None:
         budget_of(network, (3, 8, 8), 2)
 
 
-def test_a_network_that_looks_at_its_numbers_cannot_be_traced() -> None:
-    class Looks(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x.flatten(1) if float(x.sum()) > 0 else -x.flatten(1)
+class Looks(nn.Module):
+    """A layer that asks for a number: tensors without content have none."""
 
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2 if x.mean().item() > 1 else x * 3
+
+
+def layers(*looking: nn.Module) -> nn.Sequential:
+    parts = [nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), *looking, nn.Flatten(), nn.Linear(256, 2)]
+    return channels_last(nn.Sequential(*parts))  # type: ignore[return-value]
+
+
+def test_a_network_that_looks_at_its_numbers_is_run() -> None:
+    """What is counted in a real step is what is predicted for the same step without a question."""
+    network = layers(Looks())
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    found, expected = (budget_of(one, (1, 8, 8), 4) for one in (network, layers(Times())))
+    assert (found.computed, expected.computed) == (True, False)
+    assert found.memory.training_peak_bytes == pytest.approx(expected.memory.training_peak_bytes, abs=64)
+    assert found.memory.saved_bytes == expected.memory.saved_bytes
+    assert [layer.output_bytes for layer in found.layers] == [layer.output_bytes for layer in expected.layers]
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     with pytest.raises(NotTraceable):
-        budget_of(nn.Sequential(Looks(), nn.Linear(4, 2)), (1, 2, 2), 2)
+        budget_of(layers(Looks()).to("meta"), (1, 8, 8), 4)
+
+
+class Times(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 3
+
+
+def test_a_network_that_looks_at_its_numbers_is_asked_for_by_name(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = ModelSpec("looks", lambda shape, classes: layers(Looks()), (1, 8, 8), 2)
+    monkeypatch.setitem(MODELS, "looks", spec)
+    found, _ = api.budget("looks", batch_size=8, limit_bytes=2**40)
+    assert found.computed
+    assert found.fit is not None
+    assert found.fit.options == ""
+    monkeypatch.setattr("sys.argv", ["convscope", "budget", "looks"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    assert "real steps were run" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -166,6 +209,45 @@ def test_a_network_that_looks_at_its_numbers_cannot_be_traced() -> None:
 )
 def test_arithmetic(module: nn.Module, expected: str) -> None:
     assert parameter_arithmetic(module) == expected
+
+
+def calls_of_elementwise() -> Iterator[tuple[Any, tuple[Any, ...]]]:
+    """Yield each operator with operands in all orders, broadcast and expanded ones among them."""
+    last, usual = (torch.ones(2, 3, 4, 5).contiguous(memory_format=order) for order in ORDERS)
+    row, one = torch.ones(2, 3, 1, 1), torch.ones(3).expand(2, 3, 4, 5, 3)[..., 0]
+    aten = torch.ops.aten
+    for x in (last, usual, one, row.expand(2, 3, 4, 5), last[:, 1:]):
+        repeated = 0 in x.stride()
+        for name in ("relu", "relu_", "sigmoid", "tanh", "silu_", "gelu", "hardtanh", "neg", "clone", "ones_like"):
+            if not (repeated and name.endswith("_")):
+                yield getattr(aten, name).default, (x,)
+        yield aten.mul.Scalar, (x, 2.0)
+        for y in (last, usual):
+            yield aten.add_.Tensor, (y, x[:, :1])
+            for name in ("silu_backward", "sigmoid_backward", "tanh_backward", "gelu_backward", "hardswish_backward"):
+                yield getattr(aten, name).default, (x.expand(y.shape) if x.shape[1] == 3 else y, y)
+            yield aten.threshold_backward.default, (y, x if x.shape[1] == 3 else y, 0)
+            yield aten.hardtanh_backward.default, (y, x if x.shape[1] == 3 else y, 0.0, 6.0)
+    for x, y in ((last, usual), (usual, last), (last, row), (row, last), (one, last)):
+        for operator in (aten.add.Tensor, aten.mul.Tensor, aten.div.Tensor, aten.sub.Tensor):
+            yield operator, (x, y)
+
+
+def test_our_rules_give_what_torch_gives() -> None:
+    """Shapes, order in memory and identity of what a CPU's elementwise operators and reductions return."""
+    known = 0
+    for operator, arguments in calls_of_elementwise():
+        found, expected = elementwise(operator, arguments, {}), operator(*arguments)
+        if found is not None:
+            assert (found.shape, found.stride()) == (expected.shape, expected.stride()), (operator, arguments)
+            assert (found is arguments[0]) == operator.name().partition(".")[0].endswith("_"), operator
+            known += 1
+    assert known > 100
+    x = torch.ones(2, 3, 4, 5)
+    for operator in (torch.ops.aten.mean.dim, torch.ops.aten.sum.dim_IntList):
+        for arguments in ((x, [2, 3]), (x, [-1, -2], True), (x, [0]), (x, [])):
+            found, expected = KERNELS[operator](*arguments)[0], operator(*arguments)
+            assert (found.shape, found.stride()) == (expected.shape, expected.stride()), (operator, arguments)
 
 
 def test_predicted_and_measured_agree() -> None:

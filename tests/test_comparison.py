@@ -20,7 +20,7 @@ from convscope.comparison.recorded import name_configs
 from convscope.config import DataConfig, ModelConfig, RunConfig, TrainConfig, config_to_json
 from convscope.device import SMALL_STEP_MACS
 from convscope.errors import RunError, UsageError
-from convscope.needs import predict_run_step
+from convscope.needs import budget_of_run
 from convscope.results import CANNOT_TELL, accuracy_of
 from convscope.runs import read_csv, read_json, write_csv, write_history, write_json
 from convscope.series import processes
@@ -311,7 +311,7 @@ def test_what_a_run_needs_grows_with_its_network_and_its_pictures() -> None:
         for c in (2, 512)
     )
     needs = predict_needs([small, large], lambda progress: None)
-    steps = [predict_run_step(config, (1, 8, 8), 10) for config in (small, large)]
+    steps = [budget_of_run(config, (1, 8, 8), 10) for config in (small, large)]
     assert all(
         need.process_bytes and step and need.process_bytes > step.memory.training_peak_bytes
         for need, step in zip(needs, steps, strict=True)

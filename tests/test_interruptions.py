@@ -18,7 +18,8 @@ from safetensors.numpy import load_file
 
 import convscope
 from convscope.api import make_config
-from convscope.errors import ConvscopeError, ResumeMismatch
+from convscope.errors import ConvscopeError, Interrupted, ResumeMismatch
+from convscope.results import Progress
 from convscope.runs import read_config, read_history, read_json
 
 KILLS, KILLS_IN_A_CHAIN, TERMINATIONS, RACES = 20, 5, 10, 20
@@ -184,6 +185,24 @@ def test_a_signal_saves_and_says_how_to_resume(uninterrupted: Path, tmp_path: Pa
     assert f"convscope train --resume {run}" in " ".join(message.decode().split())
     subprocess.run([*RUN, "--resume", str(run), "--no-report"], check=True, capture_output=True)
     assert facts(run) == facts(uninterrupted)
+
+
+def test_a_run_whose_batch_size_was_chosen_is_resumed_bit_identically(tmp_path: Path) -> None:
+    settings = {**SETTINGS, "data": "mnist5k", "batch_size": "auto", "memory": "64GiB", "threads": None}
+    convscope.train(out=tmp_path / "whole", report=False, **settings)
+
+    shown: list[str] = []
+
+    def stop(progress: Progress) -> None:
+        if progress.stage == "epoch 1/3" and "epoch 1/3" not in shown:
+            signal.raise_signal(signal.SIGTERM)
+        shown.append(progress.stage)
+
+    with pytest.raises(Interrupted):
+        convscope.train(out=tmp_path / "stopped", report=False, on_progress=stop, **settings)
+    convscope.resume(tmp_path / "stopped", report=False)
+    assert read_config(tmp_path / "stopped").train.batch_size == 16  # the largest that leaves 32 steps
+    assert facts(tmp_path / "stopped") == facts(tmp_path / "whole")
 
 
 def test_a_finished_run_resumes_to_itself(uninterrupted: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 import convscope
+from convscope.budget.memory import COMPUTED
 from convscope.config import TrainConfig
 from convscope.errors import UsageError
 from convscope.results import Progress
@@ -142,17 +143,22 @@ def test_a_run_records_its_plan_and_goes_on_with_what_was_chosen(tmp_path: Path)
     assert any(p.values.get("memory", "").endswith(f" of {planned:,.0f} MiB") for p in shown)
 
 
-def test_a_network_that_needs_the_content_of_its_tensors_is_not_predicted() -> None:
+def test_a_network_that_needs_the_content_of_its_tensors_is_run() -> None:
     class Curious(nn.Linear):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return super().forward(x.flatten(1) * float(x.mean()))
+            return super().forward(x.flatten(1) * (2 if float(x.mean()) > 1 else 3))
 
-    where = replace(situation(), shells=Shells(Curious(3072, 10), (3, 32, 32)))
-    plan = make_plan(where, limit_bytes=None, free_bytes=0, auto_batch=False)
-    assert plan.peak_bytes is None
-    assert "cannot be predicted" in plan.why
-    with pytest.raises(UsageError, match="--memory cannot be kept; give a --batch-size that fits"):
-        plan_within(where, 10_000)
+    class Plain(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x.flatten(1) * 3)
+
+    curious, plain = (replace(situation(), shells=Shells(kind(3072, 10), (3, 32, 32))) for kind in (Curious, Plain))
+    found, expected = (make_plan(where, limit_bytes=None, free_bytes=0, auto_batch=False) for where in (curious, plain))
+    assert found.stages == pytest.approx(expected.stages, abs=4096)
+    assert found.why == f"{expected.why}; {COMPUTED}"
+    limited = plan_within(curious, 10_000)
+    assert limited.config == curious.config
+    assert COMPUTED in limited.why
 
 
 def test_an_impossible_limit_leaves_nothing_behind(tmp_path: Path) -> None:

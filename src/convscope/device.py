@@ -99,13 +99,14 @@ def keep_freed_memory() -> None:
 
 
 def release_freed_memory() -> None:
-    """Let the C allocator give blocks of 1 MiB and more back as soon as they are freed: less memory, more page faults.
+    """Let the C allocator give blocks of 128 KiB and more back once they are freed: less memory, more page faults.
 
-    No gaps between blocks stay behind, so what a process holds is little more than what is in use.
+    Hardly any gaps between blocks stay behind, so what a process holds is little more than what is in use: batches of 8
+    through Inception v3 take 118 MiB where their tensors take 113; with a threshold of 1 MiB they took up to 150.
     """
     if libc := _glibc():
-        libc.mallopt(_M_MMAP_THRESHOLD, 2**20)
-        libc.mallopt(_M_TRIM_THRESHOLD, 2**20)
+        libc.mallopt(_M_MMAP_THRESHOLD, 2**17)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**17)
 
 
 def return_free_memory() -> None:

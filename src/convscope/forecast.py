@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import psutil
+import torch
 from torch import nn
 
 from convscope.budget.duration import predict_duration
@@ -15,12 +17,13 @@ from convscope.budget.work import measure_speed
 from convscope.config import STACK, ModelConfig, TrainConfig
 from convscope.device import autocast_dtype, choose_device, memory_in_use_bytes
 from convscope.errors import UsageError
-from convscope.models import build_shapes, find_model
+from convscope.models import build_model, build_shapes, find_model
 from convscope.models.blocks import InputShape
 from convscope.models.saved import channels_last
 from convscope.models.zoo import freeze_all_but_head
 from convscope.results import Budget, Duration, MeasuredMemory
 from convscope.training.measured_step import measure_step
+from convscope.training.plan import KEPT_SHARE, LIBRARY_BYTES
 
 FREE_SHARE = 0.8
 """Batches are timed only if their memory stays within this share of what is free."""
@@ -51,8 +54,7 @@ def budget(
         options: fields of TrainConfig; None is not given.
 
     Raises:
-        UsageError: a name or value cannot be meant, a layer cannot take its input, the network computes with the
-            content of its tensors, so that nothing can be predicted; or nothing fits the limit.
+        UsageError: a name or value cannot be meant, a layer cannot take its input, or nothing fits the limit.
     """
     config = ModelConfig(name=model or (STACK if stack is not None else "auto"), stack=stack)
     spec = None if config.stack is not None else find_model(config.name)
@@ -65,41 +67,73 @@ def budget(
     if num_classes is None and spec is not None:
         num_classes = spec.native_classes
     asked = _Asked(config, input_shape, num_classes, train, frozen)
-    network = asked.build(config.name, input_shape)
     try:
-        name = config.stack or config.name
-        found = predict_memory(network, input_shape, batch_size=batch_size, train=train, name=name)
-        if remedies or limit_bytes is not None:
-            subject = _subject(asked, network)
-            if remedies:
-                found = replace(found, remedies=price_remedies(subject, name=config.name, build=asked.build))
-            if limit_bytes is not None:
-                beside = memory_in_use_bytes(subject.device) if subject.device.type == "cpu" else 0
-                found = replace(found, fit=plan_fit(subject, limit_bytes, beside_bytes=beside))
-        if pictures is not None:
-            found = replace(found, duration=_duration(asked, network, pictures))
-    except NotTraceable as error:
-        raise UsageError(f"the memory of {config.name!r} cannot be predicted: {error}") from error
+        found = _predict(asked, asked.build(config.name, input_shape), remedies, limit_bytes, pictures)
+    except NotTraceable:  # it has to be run
+        asked = replace(asked, with_content=True)
+        found = _predict(asked, asked.build(config.name, input_shape), remedies, limit_bytes, pictures)
     return found, asked.measure(batch_size) if measure else None
+
+
+def _predict(
+    asked: _Asked, network: nn.Module, remedies: bool, limit_bytes: int | None, pictures: int | None
+) -> Budget:
+    """Return the budget with what else was asked for.
+
+    Raises:
+        NotTraceable: the network has no content, and cannot do without.
+    """
+    name = asked.model.stack or asked.model.name
+    shape, train = asked.input_shape, asked.train
+    found = predict_memory(network, shape, batch_size=train.batch_size, train=train, name=name)
+    if remedies or limit_bytes is not None:
+        subject = _subject(asked, network)
+        if remedies:
+            found = replace(found, remedies=price_remedies(subject, name=asked.model.name, build=asked.build))
+        if limit_bytes is not None:
+            beside = _beside_training(pictures or 0, shape) if subject.device.type == "cpu" else 0
+            fit = plan_fit(subject, limit_bytes, beside_bytes=beside, reserve_share=KEPT_SHARE)
+            found = replace(found, fit=fit)
+    if pictures is not None:
+        found = replace(found, duration=_duration(asked, network, pictures))
+    return found
+
+
+def _beside_training(pictures: int, shape: InputShape) -> int:
+    """Return what a process that trains on so many pictures takes beside the network, from what it takes here."""
+    import convscope.workflow  # noqa: F401  which imports all that training needs
+
+    return memory_in_use_bytes(torch.device("cpu")) + LIBRARY_BYTES + pictures * prod(shape)
 
 
 @dataclass(frozen=True)
 class _Asked:
-    """The network and the training that are asked about."""
+    """The network and the training that are asked about.
+
+    Args:
+        with_content: the network is built with numbers in its weights.
+    """
 
     model: ModelConfig
     input_shape: InputShape
     num_classes: int | None
     train: TrainConfig
     frozen: bool
+    with_content: bool = False
 
     def build(self, name: str, shape: InputShape) -> nn.Module:
-        """Return the network, or another by name, without numbers in its weights."""
+        """Return the network, or another by name; without numbers in its weights unless they are needed."""
         model = self.model if name == self.model.name else ModelConfig(name=name)
-        network = channels_last(build_shapes(model, shape, self.num_classes))
+        network = channels_last(self._built(model, shape))
         if self.frozen:
             freeze_all_but_head(network)
         return network
+
+    def _built(self, model: ModelConfig, shape: InputShape) -> nn.Module:
+        if not self.with_content:
+            return build_shapes(model, shape, self.num_classes)
+        assert self.num_classes is not None  # a stack needs no content
+        return build_model(model, shape, self.num_classes)
 
     def measure(self, batch_size: int) -> MeasuredMemory:
         """Return what a step on so many pictures took."""

@@ -53,7 +53,7 @@ def _needs_of(name: str, recipe: Recipe, peak: float) -> RecipeNeeds:
     native = find_model(config.model.name).native_shape
     size = config.data.image_size
     shape = native if size is None else (1 if config.data.gray else native[0], size, size)
-    budget = predict_run_step(config, shape, pictures.classes)
+    budget = budget_of_run(config, shape, pictures.classes)
     seconds = None
     if budget is not None:
         likely = _operations(config, recipe, budget.macs) / (USUAL_SHARE * peak)
@@ -83,7 +83,7 @@ def _operations(config: RunConfig, recipe: Recipe, macs: int) -> float:
     return (views * pictures.train + pictures.validation) * 2 * macs + learning * epoch
 
 
-def predict_run_step(config: RunConfig, shape: InputShape, num_classes: int, *, batch_size: int = 0) -> Budget | None:
+def budget_of_run(config: RunConfig, shape: InputShape, num_classes: int, *, batch_size: int = 0) -> Budget | None:
     """Return what a step of training takes, None if the network computes with the content of its tensors.
 
     Of a frozen network the head learns, on features; here they count as if they were made anew in each step.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import replace
 
-from convscope.budget.memory import NotTraceable
 from convscope.device import (
     configure_threads,
     free_memory_bytes,
@@ -14,7 +13,8 @@ from convscope.device import (
     return_free_memory,
     threads_for_step,
 )
-from convscope.training.plan import Plan, Shells, Situation, make_plan, predict_stages
+from convscope.errors import UsageError
+from convscope.training.plan import Plan, Shells, Situation, make_plan
 from convscope.workflow import Prepared
 
 SHORT_FLOPS = 1e13
@@ -40,19 +40,23 @@ def fit_into_memory(prepared: Prepared) -> tuple[Prepared, Plan]:
         resident_bytes=memory_in_use_bytes(device),
         peak_bytes=peak_memory_bytes(device),
     )
+
+    def plan_for(situation: Situation) -> Plan:
+        return make_plan(
+            situation,
+            limit_bytes=config.train.memory,
+            free_bytes=free_memory_bytes(device),
+            auto_batch=config.train.auto_batch,
+            short=6 * prepared.macs * len(splits.train) * config.train.epochs < SHORT_FLOPS,
+        )
+
     if config.train.memory is not None or config.train.auto_batch:
-        with suppress(NotTraceable):  # the plan will say so
-            predict_stages(situation)  # the first prediction imports 100 MiB of torch, which the plan has to know of
+        with suppress(UsageError):
+            plan_for(situation)  # the first plan imports parts of torch, which the second has to know of
         return_free_memory()
         resident, peak = memory_in_use_bytes(device), peak_memory_bytes(device)
         situation = replace(situation, resident_bytes=resident, peak_bytes=peak)
-    plan = make_plan(
-        situation,
-        limit_bytes=config.train.memory,
-        free_bytes=free_memory_bytes(device),
-        auto_batch=config.train.auto_batch,
-        short=6 * prepared.macs * len(splits.train) * config.train.epochs < SHORT_FLOPS,
-    )
+    plan = plan_for(situation)
     if config.train.threads is None:
         configure_threads(threads_for_step(prepared.macs * plan.config.batch_size))
     return replace(prepared, config=replace(config, train=plan.config)), plan

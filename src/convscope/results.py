@@ -422,7 +422,8 @@ class Fit:
 
     Args:
         limit_bytes: for all that the process or device holds.
-        beside_bytes: of it, what is there beside the network: interpreter, libraries, pictures.
+        beside_bytes: of it, what is there beside the network: interpreter, libraries and their scratch space.
+        reserve_bytes: of it, what is kept free for gaps between pieces of memory.
         batch_size: pictures in the network at a time; `accumulate` of them make a step.
         training_peak_bytes: the most in a step of training, `beside_bytes` not included.
         time_factor: time for the same pictures, 1 being without the limit; estimated.
@@ -432,6 +433,7 @@ class Fit:
 
     limit_bytes: int
     beside_bytes: int
+    reserve_bytes: int
     batch_size: int
     accumulate: int
     checkpoint_activations: bool
@@ -474,6 +476,7 @@ class Budget:
         num_trainable: the parameters that learn; the others are frozen.
         macs: multiply-accumulate operations of convolutions and dense layers, for one picture, forward.
         layers: in the order in which they are first used.
+        computed: whether it is from a step that was really computed, as the network cannot do without content.
         remedies, fit, duration: where they were asked for.
     """
 
@@ -487,6 +490,7 @@ class Budget:
     macs: int
     layers: tuple[LayerCost, ...]
     memory: Memory
+    computed: bool = False
     remedies: tuple[Remedy, ...] = ()
     fit: Fit | None = None
     duration: Duration | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -25,6 +26,7 @@ from convscope.results import Budget, LayerCost, Memory
 WEIGHTS, BUFFERS, OPTIMIZER = "weights", "buffers", "optimizer"
 INPUT, SAVED, GRADIENTS, WORKSPACE = "input", "saved for backward", "gradients", "workspace"
 DEFAULT_MOMENTUM = 0.9
+COMPUTED = "the network computes with the content of its tensors, so real steps were run to see what they take"
 REDUCED = torch.bfloat16
 """The format of mixed precision; float16, which some devices have instead, is as large."""
 
@@ -42,7 +44,8 @@ def predict_memory(
 
     Args:
         network: in the memory order it is trained in, on any device, meta included. Parameters that need no gradient
-            are frozen. It is left as it was.
+            are frozen. It is left as it was. Where it computes with the content of its tensors, a copy of it does so
+            on black pictures, and the step takes the memory and time that it takes.
         batch_size: pictures in the network at a time.
         train: optimizer, momentum, accumulate, label smoothing, mixed precision and the checkpointing of activations
             count; its batch_size does not.
@@ -51,15 +54,15 @@ def predict_memory(
     Raises:
         UsageError: a layer cannot take its input, which is named; or activations are to be checkpointed and the
             network is not known to be a chain.
-        NotTraceable: the network computes with the content of its tensors.
+        NotTraceable: the network computes with the content of its tensors, and has none.
     """
-    network = without_content(network)
+    network = to_trace(network, input_shape)
     prepared = max(batch_size, prepared or 0)
     held = _held(network, train)
     weights, buffers, optimizer = held.values()
     fixed = weights + buffers
-    one = _trace_prediction(network, input_shape, 1, 1)
-    many = _trace_prediction(network, input_shape, batch_size, prepared)
+    one = _peak(_trace_prediction(network, input_shape, 1, 1))
+    many = _peak(_trace_prediction(network, input_shape, batch_size, prepared))
     step = _trace_step(network, input_shape, batch_size, prepared, train)
     saved_by = Counter[str]()
     for allocation in step.saved:
@@ -89,6 +92,7 @@ def predict_memory(
             training_peak_bytes=sum(held.values()) + sum(peak.values()),
             peak_parts=held | dict(peak),
         ),
+        computed=has_content(network),
     )
 
 
@@ -114,7 +118,7 @@ def predict_step(
     prepared: int | None = None,
 ) -> StepCost:
     """Return what a step of training takes; arguments and errors are those of `predict_memory`."""
-    network = without_content(network)
+    network = to_trace(network, input_shape)
     step = _trace_step(network, input_shape, batch_size, max(batch_size, prepared or 0), train)
     peak = max(sum(parts.values()) for parts in step.timeline())
     last = len(step.memory.work) // min(2, train.accumulate)  # with accumulated gradients two batches are traced
@@ -122,11 +126,13 @@ def predict_step(
 
 
 def cut_into_segments(network: nn.Module, input_shape: tuple[int, ...]) -> Checkpointed:
-    """Return a network without content in the segments that training with checkpointed activations cuts it into.
+    """Return a network that is to be traced in the segments that training with checkpointed activations cuts it into.
 
     Raises:
         UsageError: the network is not known to be a chain.
     """
+    if has_content(network):
+        return checkpoint_activations(network, input_shape)
     with Allocations(()):  # for its quick rules of what a CPU's operations return
         return checkpoint_activations(network, input_shape)
 
@@ -146,7 +152,31 @@ def predict_inference_bytes(network: nn.Module, input_shape: tuple[int, int, int
     Raises:
         UsageError, NotTraceable: as `predict_memory`.
     """
-    return _trace_prediction(without_content(network), input_shape, batch_size, batch_size)
+    return _peak(_trace_prediction(to_trace(network, input_shape), input_shape, batch_size, batch_size))
+
+
+def predict_maps_bytes(network: nn.Module, input_shape: tuple[int, int, int]) -> int:
+    """Return the bytes of all that the network makes of one picture, as if nothing were let go of."""
+    return _trace_prediction(to_trace(network, input_shape), input_shape, 1, 1).result_bytes
+
+
+def to_trace(network: nn.Module, input_shape: tuple[int, ...]) -> nn.Module:
+    """Return a copy of the network to be traced: without content, or with it where the network computes with that.
+
+    A network that has no content is taken as it is; that it needs some shows when it is traced.
+    """
+    shell = without_content(network)
+    if has_content(network):
+        try:
+            _trace_prediction(shell, input_shape, 1, 1)
+        except NotTraceable:
+            return copy.deepcopy(network).cpu()
+    return shell
+
+
+def has_content(network: nn.Module) -> bool:
+    """Return whether there are numbers in the network's weights."""
+    return not next(network.parameters()).is_meta
 
 
 def optimizer_bytes(parameters: Sequence[Tensor], train: TrainConfig) -> int:
@@ -200,15 +230,19 @@ class _Step:
             yield parts.copy()
 
 
-def _trace_prediction(network: nn.Module, input_shape: tuple[int, ...], batch_size: int, prepared: int) -> int:
-    """Return the most bytes allocated for predictions of one batch, beside weights and buffers."""
-    memory = Allocations([*network.parameters(), *network.buffers()])
+def _trace_prediction(network: nn.Module, input_shape: tuple[int, ...], batch_size: int, prepared: int) -> Allocations:
+    """Return what is allocated for predictions of one batch, beside weights and buffers."""
+    memory = Allocations([*network.parameters(), *network.buffers()], computing=has_content(network))
     modes = {module: module.training for module in network.modules()}
     with memory, torch.no_grad(), _naming_layers(network, input_shape):
-        x = _pictures(input_shape, batch_size, prepared)
+        x = _pictures(network, input_shape, batch_size, prepared)
         network.eval()(x)
     for module, training in modes.items():
         module.training = training
+    return memory
+
+
+def _peak(memory: Allocations) -> int:
     in_use = peak = 0
     for change in memory.changes:
         in_use += change.num_bytes
@@ -220,14 +254,15 @@ def _trace_step(
     network: nn.Module, input_shape: tuple[int, ...], batch_size: int, prepared: int, train: TrainConfig
 ) -> _Step:
     """Trace a step of training; with accumulated gradients the second one, when those of the first are there."""
-    memory, calls = Allocations([*network.parameters(), *network.buffers()]), dict[str, _Call]()
+    memory = Allocations([*network.parameters(), *network.buffers()], computing=has_content(network))
+    calls: dict[str, _Call] = {}
     forward = cut_into_segments(network, input_shape) if train.checkpoint_activations else network
     forward.train()
     for _ in range(min(2, train.accumulate)):
         precision = Autocast(REDUCED) if train.mixed_precision else None
         with memory, _naming_layers(network, input_shape):
-            x = _pictures(input_shape, batch_size, prepared)
-            labels = torch.empty(batch_size, dtype=torch.int64, device=x.device)
+            x = _pictures(network, input_shape, batch_size, prepared)
+            labels = _zeros((batch_size,), torch.int64, x.device)
             inputs = memory.numbers([x, labels])
             before = memory.alive()
             with precision or nullcontext(), memory.watching(network), _noting_calls(network, calls, batch_size):
@@ -251,11 +286,19 @@ def _loss(logits: Tensor, labels: Tensor, train: TrainConfig) -> Tensor:
     return F.cross_entropy(logits, labels, label_smoothing=train.label_smoothing)
 
 
-def _pictures(input_shape: tuple[int, ...], batch_size: int, prepared: int) -> Tensor:
-    """Return a batch as data/batches.py prepares it: from uint8 [N, H, W, C], a part of what is prepared in one go."""
+def _pictures(network: nn.Module, input_shape: tuple[int, ...], batch_size: int, prepared: int) -> Tensor:
+    """Return a batch, on the network's device, as data/batches.py prepares it.
+
+    It is made from uint8 [N, H, W, C], and a part of what is prepared in one go.
+    """
     channels, height, width = input_shape
-    pictures = torch.empty(prepared, height, width, channels, dtype=torch.uint8, device="meta")
+    device = next(network.parameters()).device
+    pictures = _zeros((prepared, height, width, channels), torch.uint8, device)
     return pictures.permute(0, 3, 1, 2).float()[:batch_size]
+
+
+def _zeros(shape: tuple[int, ...], kind: torch.dtype, device: torch.device) -> Tensor:
+    return (torch.empty if device.type == "meta" else torch.zeros)(shape, dtype=kind, device=device)
 
 
 # ---------------------------------------------------------------- layers
@@ -363,4 +406,4 @@ def _naming_layers(network: nn.Module, input_shape: tuple[int, ...]) -> Iterator
 
 
 class NotTraceable(Exception):
-    """The network needs the content of its tensors, so that its memory can only be measured."""
+    """The network computes with the content of its tensors and has none, so that its memory can only be measured."""

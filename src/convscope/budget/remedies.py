@@ -15,8 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from convscope.budget.memory import StepCost, cut_into_segments, predict_step
-from convscope.budget.trace import without_content
+from convscope.budget.memory import StepCost, cut_into_segments, predict_step, to_trace
 from convscope.budget.work import Speed
 from convscope.config import TrainConfig
 from convscope.device import autocast_dtype
@@ -77,7 +76,7 @@ class Subject:
     speed: Speed
 
 
-def plan_fit(subject: Subject, limit_bytes: int, *, beside_bytes: int = 0) -> Fit:
+def plan_fit(subject: Subject, limit_bytes: int, *, beside_bytes: int = 0, reserve_share: float = 0.0) -> Fit:
     """Return the quickest way to train within a limit: parts of the batch, checkpointed activations, mixed precision.
 
     The pictures between two changes of the weights stay the same.
@@ -85,6 +84,7 @@ def plan_fit(subject: Subject, limit_bytes: int, *, beside_bytes: int = 0) -> Fi
     Args:
         limit_bytes: for all that the process or device holds.
         beside_bytes: what is there beside the network, its gradients and its activations.
+        reserve_share: what is kept free for gaps between pieces of memory, as a share of what a step takes.
 
     Raises:
         UsageError: nothing fits; says the smallest limit that would do. Or a layer cannot take its input.
@@ -92,9 +92,10 @@ def plan_fit(subject: Subject, limit_bytes: int, *, beside_bytes: int = 0) -> Fi
     """
     plain = predict_step(subject.network, subject.input_shape, batch_size=subject.train.batch_size, train=subject.train)
     seconds = subject.speed.seconds(plain.work)
-    room = limit_bytes - beside_bytes
+    room = int((limit_bytes - beside_bytes) / (1 + reserve_share))
+    frame = _Frame(subject.train, limit_bytes, beside_bytes, reserve_share)
     if plain.peak_bytes <= room:
-        return _fit(subject.train, subject.train, limit_bytes, beside_bytes, plain.peak_bytes, 1.0, "it fits as it is")
+        return frame.fit(subject.train, plain.peak_bytes, 1.0, "it fits as it is")
     fitting: list[tuple[float, int, TrainConfig, StepCost]] = []
     smallest: list[tuple[int, TrainConfig]] = []
     for number, (train, network) in enumerate(_ways(subject)):
@@ -106,7 +107,7 @@ def plan_fit(subject: Subject, limit_bytes: int, *, beside_bytes: int = 0) -> Fi
             fitting.append((factor, number, smaller, cost))
     if not fitting:
         least, train = min(smallest, key=lambda pair: pair[0])
-        raise UsageError(_too_small(subject.train, train, limit_bytes, beside_bytes, least))
+        raise UsageError(frame.too_small(train, least))
     quickest = min(fitting)[0]
     factor, _, train, cost = min((way for way in fitting if way[0] <= quickest * SAME_TIME), key=lambda way: way[1])
     others = [f"{options_of(way[2], subject.train)} x{way[0]:.2f}" for way in sorted(fitting) if way[2] is not train]
@@ -115,7 +116,7 @@ def plan_fit(subject: Subject, limit_bytes: int, *, beside_bytes: int = 0) -> Fi
         if others
         else f"it is the only way that fits (time x{factor:.2f})"
     )
-    return _fit(subject.train, train, limit_bytes, beside_bytes, cost.peak_bytes, factor, reason)
+    return frame.fit(train, cost.peak_bytes, factor, reason)
 
 
 def options_of(train: TrainConfig, before: TrainConfig) -> str:
@@ -142,7 +143,7 @@ class _Found:
 
 def _ways(subject: Subject) -> Iterator[tuple[TrainConfig, nn.Module]]:
     """Yield configurations with the network as it is traced for each, those that change least first."""
-    train, network = subject.train, without_content(subject.network)
+    train, network = subject.train, to_trace(subject.network, subject.input_shape)
     traced = replace(train, checkpoint_activations=False)
     networks: list[tuple[bool, nn.Module]] = [] if train.checkpoint_activations else [(False, network)]
     try:
@@ -198,31 +199,39 @@ def _largest_part(network: nn.Module, input_shape: InputShape, train: TrainConfi
     return _Found(None, (cost.peak_bytes, smaller(least)))
 
 
-def _fit(
-    before: TrainConfig, train: TrainConfig, limit: int, beside: int, peak: int, factor: float, reason: str
-) -> Fit:
-    return Fit(
-        limit_bytes=limit,
-        beside_bytes=beside,
-        batch_size=train.batch_size,
-        accumulate=train.accumulate,
-        checkpoint_activations=train.checkpoint_activations,
-        mixed_precision=train.mixed_precision,
-        training_peak_bytes=peak,
-        time_factor=factor,
-        options=options_of(train, before),
-        reason=reason,
-    )
+@dataclass(frozen=True)
+class _Frame:
+    """What a plan is made within: the configuration before it, and see `plan_fit`."""
 
+    before: TrainConfig
+    limit: int
+    beside: int
+    reserve_share: float
 
-def _too_small(before: TrainConfig, train: TrainConfig, limit: int, beside: int, least: int) -> str:
-    smallest = f"{math.ceil((least + beside) / 2**20)}MiB"
-    there = f", of which {size_text(beside)} are taken before the network is there," if beside else ""
-    with_ = f" with {options}" if (options := options_of(train, before)) else ""
-    return (
-        f"{size_text(limit)}{there} is too little to train this network; the smallest limit that would do is {smallest}"
-        f"{with_}. Smaller pictures (--image-size) or a smaller --model take less"
-    )
+    def fit(self, train: TrainConfig, peak: int, factor: float, reason: str) -> Fit:
+        return Fit(
+            limit_bytes=self.limit,
+            beside_bytes=self.beside,
+            reserve_bytes=int(self.reserve_share * peak),
+            batch_size=train.batch_size,
+            accumulate=train.accumulate,
+            checkpoint_activations=train.checkpoint_activations,
+            mixed_precision=train.mixed_precision,
+            training_peak_bytes=peak,
+            time_factor=factor,
+            options=options_of(train, self.before),
+            reason=reason,
+        )
+
+    def too_small(self, train: TrainConfig, least: int) -> str:
+        smallest = f"{math.ceil(((1 + self.reserve_share) * least + self.beside) / 2**20)}MiB"
+        beside = self.beside
+        there = f", of which {size_text(beside)} are taken before the network is there," if beside else ""
+        with_ = f" with {options}" if (options := options_of(train, self.before)) else ""
+        return (
+            f"{size_text(self.limit)}{there} is too little to train this network; the smallest limit that would do is "
+            f"{smallest}{with_}. Smaller pictures (--image-size) or a smaller --model take less"
+        )
 
 
 # ---------------------------------------------------------------- the table
@@ -245,7 +254,7 @@ def price_remedies(
         UsageError: a layer cannot take its input.
         NotTraceable: the network computes with the content of its tensors.
     """
-    train, network = subject.train, without_content(subject.network)
+    train, network = subject.train, to_trace(subject.network, subject.input_shape)
     pricing = _Pricing(subject, predict_step(network, subject.input_shape, batch_size=train.batch_size, train=train))
     remedies = [*_same_result(pricing, network), *_other_result(pricing, network, name, build)]
     k = DEVICES

@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from convscope.budget.kernels import KERNELS
+from convscope.budget.kernels import KERNELS, elementwise
 from convscope.budget.work import Work, work_of
+from convscope.models.operations import Operations
 
 OUTSIDE = "(network)"
 """The name for what is allocated outside of all layers: the loss, the gradients, the pictures."""
@@ -33,7 +33,7 @@ class Change:
     allocation: int
 
 
-class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Allocations(Operations):  # type: ignore[no-untyped-call]
     """Notes what the operations within it allocate and free.
 
     Args:
@@ -42,33 +42,25 @@ class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         sizes: bytes of each allocation.
         owners: for each allocation, the name of the layer that was running.
         work: of each operation, in their order.
+        result_bytes: of all results together, as if none were freed; what operations need beside them is left out.
     """
 
-    def __init__(self, given: Iterable[Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+    def __init__(self, given: Iterable[Tensor], *, computing: bool = False) -> None:
+        """Args: given: see above; computing: the tensors have content, and the operations are done."""
+        super().__init__()
+        self._computing = computing
         self.changes: list[Change] = []
         self.sizes: list[int] = []
         self.owners: list[str] = []
         self.work: list[Work] = []
+        self.result_bytes = 0
         self._known: dict[int, tuple[int, weakref.ref[Any]]] = {}
         self._running = [OUTSIDE]
         self._given: set[int] = {id(tensor.untyped_storage()) for tensor in given}
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Say that torch's compiler need not be told to stay away: telling it imports it, which takes a second."""
-        return False
-
-    def __torch_dispatch__(
-        self,
-        func: Any,  # noqa: ANN401
-        types: Any,  # noqa: ANN401
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401
+    def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
         """Run one operation, by our own rule for what it allocates where there is one."""
-        kernel = KERNELS.get(func)
-        result, scratch_bytes = (func(*args, **(kwargs or {})), 0) if kernel is None else kernel(*args)
+        result, scratch_bytes = _run(func, args, kwargs, computing=self._computing)
         self.work.append(work_of(func, args, result))
         for value in result if isinstance(result, tuple | list) else (result,):
             if isinstance(value, Tensor):
@@ -114,6 +106,7 @@ class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not num_bytes or key in self._given or self.number(tensor) is not None:
             return
         number = self._new(num_bytes)
+        self.result_bytes += num_bytes
 
         def gone(_: object) -> None:
             self.changes.append(Change(-num_bytes, number))
@@ -127,6 +120,23 @@ class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.owners.append(self._running[-1])
         self.changes.append(Change(num_bytes, number))
         return number
+
+
+def _run(
+    func: Any,  # noqa: ANN401
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    computing: bool,
+) -> tuple[Any, int]:
+    """Return the result of one operation and the bytes it needs beside it, by our own rule where there is one."""
+    kernel = None if kwargs else KERNELS.get(func)
+    if computing:
+        return func(*args, **kwargs), 0 if kernel is None else kernel(*args)[1]
+    if kernel is not None:
+        return kernel(*args)
+    result = elementwise(func, args, kwargs)
+    return (func(*args, **kwargs) if result is None else result), 0
 
 
 def without_content(network: nn.Module) -> nn.Module:

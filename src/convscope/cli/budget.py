@@ -56,11 +56,11 @@ def budget(
         "checkpoint_activations": checkpoint_activations or None,
     }
     limit_bytes = None if fit is None else parse_bytes(fit)
-    with start(as_json):
-        from convscope import api
+    with start(as_json, module="convscope.forecast"):
+        from convscope import forecast  # and not all of the API, which brings ONNX, SciPy and charts
 
         found = [
-            api.budget(
+            forecast.budget(
                 name,
                 stack=stack,
                 input_shape=None if input_ is None else parse_shape(input_),
@@ -134,6 +134,8 @@ def _print_budget(budget: Budget, measured: MeasuredMemory | None) -> None:
         ("peak, a batch predicted", f"{megabytes(memory.inference_peak_bytes)} MB"),
         ("peak, a step of training", f"{megabytes(memory.training_peak_bytes)} MB"),
     ]
+    if budget.computed:
+        lines.append(("known from", "real steps were run: the network computes with the content of its tensors"))
     if measured is not None:
         lines += _comparison(memory.training_peak_bytes, memory.inference_peak_bytes, measured)
     for name, value in lines:
@@ -167,7 +169,8 @@ def _print_remedies(remedies: Sequence[Remedy]) -> None:
 def _print_fit(fit: Fit) -> None:
     lines = [
         ("limit", size_text(fit.limit_bytes)),
-        ("interpreter and libraries", f"{size_text(fit.beside_bytes)}, measured"),
+        ("interpreter and libraries", size_text(fit.beside_bytes)),
+        ("reserve", size_text(fit.reserve_bytes)),
         ("a step of training", f"{size_text(fit.training_peak_bytes)}, {fit.batch_size} pictures at a time"),
         ("options of train", fit.options or "none"),
         ("why", fit.reason),

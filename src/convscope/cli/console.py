@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,15 +50,15 @@ def escape(text: str) -> str:
 
 
 @contextmanager
-def start(as_json: bool, *, torch: bool = True) -> Iterator[OnProgress]:
+def start(as_json: bool, *, module: str | None = "convscope.api") -> Iterator[OnProgress]:
     """Yield a progress callback that draws on stderr: a live bar on a terminal, one line an epoch elsewhere.
 
     Args:
-        torch: whether the command needs it.
+        module: what the command needs, and torch with it, which takes seconds to import; None: it needs no torch.
     """
-    if torch:
+    if module is not None:
         with error_console().status("starting"):
-            import convscope.api  # noqa: F401  importing torch takes seconds
+            import_module(module)
     if not error_console().is_terminal:
         announced: set[str] = set()
         yield lambda progress: _print_finished_stages(progress, announced)

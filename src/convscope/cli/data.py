@@ -41,7 +41,7 @@ def check(
 
     With --json and without --out nothing is written.
     """
-    with start(as_json, torch=False) as on_progress:
+    with start(as_json, module=None) as on_progress:
         from convscope.checkup import PAGE, check_data
         from convscope.report.health import health_to_json
         from convscope.runs import file_name

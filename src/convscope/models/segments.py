@@ -85,29 +85,39 @@ def checkpoint_activations(network: nn.Module, input_shape: Sequence[int]) -> Ch
 
 
 def stage_bytes(stages: Sequence[nn.Module], input_shape: Sequence[int]) -> list[StageBytes]:
-    """Return what each stage holds, counted in a forward pass that leaves no mark on the stages."""
+    """Return what each stage holds, counted in a forward pass that leaves no mark on the stages.
+
+    What a stage keeps is let go of when the next one runs: a network is cut up because not all of it fits.
+    """
     network = nn.ModuleList(stages)
     device = next(network.parameters()).device
     pictures = 2  # batch norm needs more than one value a channel
     x = torch.zeros(pictures, *input_shape, device=device)
-    known = {_storage(tensor) for tensor in (x, *network.parameters(), *network.buffers())}
-    alive: list[Tensor] = [x]  # so that no storage takes the place of another
+    permanent = {_storage(tensor) for tensor in (*network.parameters(), *network.buffers())}
+    seen = {_storage(x)}
     saved, inputs, cuts = [0.0] * len(stages), [0.0] * len(stages), [True] * len(stages)
     for number, stage in enumerate(stages):
         before, version = x, x._version
         inputs[number] = x.nbytes / pictures
-        from_before: dict[int, int] = {_storage(x): number - 1}
+        from_before = {_storage(x): number - 1}
+        known = permanent | (seen & {_storage(x)})
+        alive: list[Tensor] = [x]  # so that no storage takes the place of another
 
-        def pack(tensor: Tensor, owners: dict[int, int] = from_before, number: int = number) -> Tensor:
+        def pack(
+            tensor: Tensor,
+            owners: dict[int, int] = from_before,
+            known: set[int] = known,
+            alive: list[Tensor] = alive,
+            number: int = number,
+        ) -> None:
             key = _storage(tensor)
             if key not in known:
                 known.add(key)
                 saved[owners.get(key, number)] += tensor.untyped_storage().nbytes() / pictures
             alive.append(tensor)
-            return tensor
 
         with (
-            torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+            torch.autograd.graph.saved_tensors_hooks(pack, lambda _: None),  # type: ignore[arg-type,return-value]
             torch.enable_grad(),
             _same_random_state(device),
             _buffers_as_they_are(stage),
@@ -115,8 +125,9 @@ def stage_bytes(stages: Sequence[nn.Module], input_shape: Sequence[int]) -> list
             alive.extend(stage.buffers())
             known.update(map(_storage, stage.buffers()))
             x = stage(x)
-        alive.append(x)
         cuts[number] = before._version == version
+        seen = known
+        alive.clear()  # the graph holds `pack`, which holds what the graph keeps: nobody else would free it
     return [StageBytes(*values) for values in zip(saved, inputs, cuts, strict=True)]
 
 

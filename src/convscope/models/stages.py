@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from convscope.errors import UsageError, unknown_name
 from convscope.models.blocks import InputShape
+from convscope.models.operations import Operations
 from convscope.models.zoo import split_backbone
 from convscope.modes import evaluation_mode
 
@@ -166,7 +166,8 @@ def _is_the_network(network: nn.Module, stages: Sequence[Stage], input_shape: In
     x = torch.rand(1, *input_shape, generator=torch.Generator().manual_seed(0))
     x = x.to(next(network.parameters()).device)
     chain = nn.Sequential(*(stage for _, stage in stages))  # a backbone has a mode of its own
-    with evaluation_mode(network), evaluation_mode(chain), torch.inference_mode():
+    with evaluation_mode(network), evaluation_mode(chain), torch.no_grad():
+        # not in inference mode, which shows those who watch other operations than a step of training
         expected: Any = _operations(network, x) if x.is_meta else network(x)
         try:
             found: Any = _operations(chain, x) if x.is_meta else chain(x)
@@ -177,37 +178,26 @@ def _is_the_network(network: nn.Module, stages: Sequence[Stage], input_shape: In
 
 def _operations(network: nn.Module, x: Tensor) -> list[object]:
     """Return what is done to x, in its order."""
-    noting = _Operations()
+    noting = _Noted()
     with noting:
         network(x)
     return noting.done
 
 
-class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Noted(Operations):  # type: ignore[no-untyped-call]
     """Notes which operations are done within it, on what; in place or not is all the same."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.done: list[object] = []
         self._results: list[object] = []  # held, so that no other tensor takes the place of one
         self._made_by: dict[int, int] = {}
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Say that torch's compiler need not be told to stay away: telling it imports it, which takes a second."""
-        return False
-
-    def __torch_dispatch__(
-        self,
-        func: Any,  # noqa: ANN401
-        types: Any,  # noqa: ANN401
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401
+    def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
         """Run one operation and note its name, its arguments, and by which operations those were made."""
         name = func.name().partition(".")[0].removesuffix("_")
-        self.done.append((name, self._described(args), self._described(tuple((kwargs or {}).items()))))
-        result = func(*args, **(kwargs or {}))
+        self.done.append((name, self._described(args), self._described(tuple(kwargs.items()))))
+        result = func(*args, **kwargs)
         for value in result if isinstance(result, tuple | list) else (result,):
             self._made_by[id(value)] = len(self.done)
         self._results.append(result)

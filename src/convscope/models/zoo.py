@@ -27,6 +27,7 @@ from convscope.config import Interpolation
 from convscope.errors import UsageError
 from convscope.models.blocks import InputShape
 from convscope.models.first_layer import set_input_channels
+from convscope.models.libraries import load_timm, load_torchvision
 from convscope.models.shapes import shapes_only
 from convscope.models.spec import ModelSpec, PublishedPreprocessing
 from convscope.modes import evaluation_mode
@@ -122,10 +123,8 @@ def near_names(name: str) -> list[str]:
     """Return the names that a misspelled one may have meant: with a tag where it has one."""
     if "." not in name:
         return zoo_names("*/*") if "/" in name else zoo_names()
-    import timm
-
     prefix = name.rpartition("/")[0]
-    with_tags: list[str] = timm.list_pretrained()
+    with_tags: list[str] = load_timm().list_pretrained()
     return [f"{prefix}/{known}" for known in with_tags] if prefix else with_tags
 
 
@@ -203,17 +202,14 @@ def _construct(
 
 @cache
 def _torchvision_names() -> tuple[str, ...]:
-    from torchvision import models
-
+    models = load_torchvision()
     return tuple(models.list_models(module=models))
 
 
 def _find_in_torchvision(name: str, architecture: str, tag: str) -> ZooNetwork | None:
     if architecture not in _torchvision_names():
         return None
-    from torchvision.models import get_model_weights
-
-    published: Mapping[str, WeightsEnum] = get_model_weights(architecture).__members__
+    published: Mapping[str, WeightsEnum] = load_torchvision().get_model_weights(architecture).__members__
     by_tag = {key.lower(): weights for key, weights in published.items()}
     weights = by_tag.get(tag or "default")
     if weights is None:
@@ -252,8 +248,6 @@ _WITH_AUXILIARY_HEADS = {
 
 
 def _construct_torchvision(network: ZooNetwork, input_shape: InputShape, num_classes: int) -> nn.Module:
-    from torchvision.models import get_model
-
     options: dict[str, Any] = {}
     if network.architecture in _WITH_AUXILIARY_HEADS:
         options = {"aux_logits": False, "transform_input": False, "init_weights": True}
@@ -261,7 +255,8 @@ def _construct_torchvision(network: ZooNetwork, input_shape: InputShape, num_cla
         options["image_size"] = input_shape[1]
     if network.architecture.startswith("maxvit"):
         options["input_size"] = input_shape[1:]
-    model: nn.Module = get_model(network.architecture, weights=None, num_classes=num_classes, **options)
+    build = load_torchvision().get_model
+    model: nn.Module = build(network.architecture, weights=None, num_classes=num_classes, **options)
     if network.architecture.startswith("mnasnet"):
         # It refuses weights without torch's own version mark, which safetensors does not keep; ours are all current.
         model._load_from_state_dict = partial(nn.Module._load_from_state_dict, model)  # type: ignore[method-assign]
@@ -301,20 +296,18 @@ _EFFICIENTNET_LITE0 = ZooNetwork(
 
 @cache
 def _timm_names() -> tuple[str, ...]:
-    import timm
-
-    return tuple(timm.list_models())
+    return tuple(load_timm().list_models())
 
 
 def _find_in_timm(name: str, architecture: str, tag: str) -> ZooNetwork | None:
     if architecture not in _timm_names():
         return None
-    from timm.models import PretrainedCfg, get_pretrained_cfg
-
+    models = load_timm().models
     try:
-        published = get_pretrained_cfg(f"{architecture}.{tag}" if tag else architecture) or PretrainedCfg()
+        known = models.get_pretrained_cfg(f"{architecture}.{tag}" if tag else architecture)
     except RuntimeError:  # no such tag
         return None
+    published: PretrainedCfg = known or models.PretrainedCfg()
     interpolations = get_args(Interpolation)
     return ZooNetwork(
         name=name,
@@ -348,8 +341,7 @@ def _timm_weights(architecture: str, published: PretrainedCfg) -> PublishedWeigh
 def _construct_timm(
     network: ZooNetwork, input_shape: InputShape, num_classes: int, foreign: Mapping[str, Tensor] | None
 ) -> nn.Module:
-    import timm
-
+    timm = load_timm()
     options: dict[str, Any] = {}
     size = network.preprocessing.image_size
     if network.size_is_fixed and input_shape[1:] != (size, size):

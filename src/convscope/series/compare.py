@@ -20,7 +20,7 @@ from convscope.comparison.compare import (
 from convscope.data import load_images
 from convscope.data.intake import Fit, fit_picture
 from convscope.errors import ConvscopeError, UsageError
-from convscope.needs import predict_run_step
+from convscope.needs import budget_of_run
 from convscope.report.charts import MAX_PICTURE_PX
 from convscope.report.comparison import Pictures, build_comparison_page, shown_pictures
 from convscope.results import Comparison, ModelSummary, OnProgress, Progress, ignore_progress
@@ -82,7 +82,7 @@ def _with_predicted_memory(comparison: Comparison) -> Comparison:
     def predicted(model: ModelSummary) -> int | None:
         run = Path(model.runs[0])
         facts = read_json(run / "run.json")
-        budget = predict_run_step(read_config(run), tuple(facts["model"]["input_shape"]), len(facts["class_names"]))
+        budget = budget_of_run(read_config(run), tuple(facts["model"]["input_shape"]), len(facts["class_names"]))
         return None if budget is None else budget.memory.training_peak_bytes
 
     models = tuple(replace(model, step_memory_bytes=predicted(model)) for model in comparison.models)

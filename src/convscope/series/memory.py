@@ -14,7 +14,7 @@ from convscope.data.image_set import ImageSet
 from convscope.device import memory_in_use_bytes
 from convscope.evaluation.predict import evaluation_batch_size
 from convscope.models.blocks import InputShape
-from convscope.needs import predict_run_step
+from convscope.needs import budget_of_run
 from convscope.results import OnProgress
 
 CHUNKS = 3
@@ -47,7 +47,7 @@ def predict_needs(configs: Sequence[RunConfig], on_progress: OnProgress) -> list
         if config.data not in sizes:
             sizes[config.data] = _sizes(load_images(config.data, on_progress))
         pictures_bytes, shape, num_classes = sizes[config.data]
-        step = predict_run_step(config, shape, num_classes)
+        step = budget_of_run(config, shape, num_classes)
         if step is None:
             needs.append(Need(None, None))
             continue
@@ -63,5 +63,5 @@ def _sizes(images: ImageSet) -> tuple[int, InputShape, int]:
 def _evaluation_bytes(config: RunConfig, shape: InputShape, num_classes: int) -> int:
     channels, height, width = shape
     batch = evaluation_batch_size(4 * channels * height * width)
-    budget = predict_run_step(config, shape, num_classes, batch_size=batch)
+    budget = budget_of_run(config, shape, num_classes, batch_size=batch)
     return 0 if budget is None else budget.memory.inference_peak_bytes

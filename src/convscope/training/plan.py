@@ -16,13 +16,15 @@ import torch
 from torch import nn
 
 from convscope.budget.memory import (
-    NotTraceable,
+    COMPUTED,
     cut_into_segments,
+    has_content,
     optimizer_bytes,
     predict_inference_bytes,
+    predict_maps_bytes,
     predict_step,
+    to_trace,
 )
-from convscope.budget.trace import without_content
 from convscope.config import TrainConfig
 from convscope.data.batches import chunk_pictures
 from convscope.errors import UsageError
@@ -67,8 +69,13 @@ class Shells:
 
     @cached_property
     def whole(self) -> nn.Module:
-        """The network without the numbers in it."""
-        return without_content(self.network)
+        """The network without the numbers in it; with them where it computes with what they are."""
+        return to_trace(self.network, self.input_shape)
+
+    @property
+    def computed(self) -> bool:
+        """Whether what the network takes is known from steps that were really computed."""
+        return has_content(self.whole)
 
     @cached_property
     def is_chain(self) -> bool:
@@ -193,41 +200,26 @@ def make_plan(
     if short and limit_bytes is None and not auto_batch:
         why = "no limit was given, so nothing was changed; a run as short as this is not predicted"
         return Plan(None, config, {READING: situation.peak_bytes}, True, True, why)
-    try:
-        if auto_batch:
-            return _with_largest_batch(situation, limit_bytes, situation.resident_bytes + free_bytes)
-        if limit_bytes is not None:
-            return _fit(situation, limit_bytes)
-        return Plan(None, config, predict_stages(situation), True, True, "no limit was given, so nothing was changed")
-    except NotTraceable as error:
-        if limit_bytes is None and not auto_batch:
-            return Plan(
-                None,
-                config,
-                {READING: situation.peak_bytes},
-                True,
-                True,
-                f"the memory of this network cannot be predicted: {error}",
-            )
-        wanted = "--memory" if limit_bytes is not None else "--batch-size auto"
-        raise UsageError(
-            f"the memory of this network cannot be predicted ({error}), so {wanted} cannot be kept; give a "
-            "--batch-size that fits, and --parts to put each batch through the network in parts"
-        ) from error
+    if auto_batch:
+        plan = _with_largest_batch(situation, limit_bytes, situation.resident_bytes + free_bytes)
+    elif limit_bytes is not None:
+        plan = _fit(situation, limit_bytes)
+    else:
+        why = "no limit was given, so nothing was changed"
+        plan = Plan(None, config, predict_stages(situation), True, True, why)
+    if situation.shells.computed:
+        plan = replace(plan, why=f"{plan.why}; {COMPUTED}")
+    return plan
 
 
 # ---------------------------------------------------------------- what the stages take
 
 
 def predict_stages(situation: Situation) -> dict[str, int]:
-    """Return the peak of the process in each stage of a run, in their order.
-
-    Raises:
-        NotTraceable: the network needs the content of its tensors.
-    """
+    """Return the peak of the process in each stage of a run, in their order."""
     shells = situation.shells
     model_file = MODEL_FILE_COPIES * shells.held_bytes + 2 * shells.prediction_bytes(COMPARED_AT_ONCE) + END_BYTES
-    looked_at = 3 * shells.prediction_bytes(1) + END_BYTES  # two copies of each layer's maps, and their gradients
+    looked_at = 2 * predict_maps_bytes(shells.whole, shells.input_shape) + END_BYTES  # the hooks copy all maps
     at_end = replace(situation, keeps_freed_memory=False)
     return {
         READING: situation.peak_bytes,
