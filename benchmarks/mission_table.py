@@ -42,8 +42,9 @@ REPORTED = {
 }
 """What the write-ups report, from the mission's table."""
 MAY_DIFFER = {
-    ("data", "source"), ("data", "data_dir"), ("data", "per_class"), ("train", "epochs"), ("train", "seed"),
-    ("train", "device"), ("train", "threads"), ("train", "checkpoint_seconds"), ("train", "checkpoint_steps"),
+    ("data", "source"), ("data", "data_dir"), ("data", "per_class"), ("model", "weights"), ("train", "epochs"),
+    ("train", "seed"), ("train", "device"), ("train", "threads"), ("train", "checkpoint_seconds"),
+    ("train", "checkpoint_steps"),
 }  # fmt: skip
 NONE = "–"
 

@@ -237,7 +237,8 @@ def test_unlike_pictures_are_unknown_and_like_ones_are_not(tmp_path: Path) -> No
     """Noise, to a network that has seen digits alone.
 
     Of pictures like the validation part 95 % are kept, give or take 0.02 for 270 of them and as many test pictures:
-    0.88 is more than three deviations away. Of 100 like pictures 5 would be unknown; 40 is far from that.
+    0.88 is more than three deviations away. Of 100 like pictures 5 would be unknown; of noise 84 to 94 were, for three
+    seeds of the training.
     """
     convscope.train("digits", epochs=8, out=tmp_path / "run", report=False)
     certificate = read_json(tmp_path / "run" / "certificate.json")
@@ -248,5 +249,5 @@ def test_unlike_pictures_are_unknown_and_like_ones_are_not(tmp_path: Path) -> No
         Image.fromarray(rng.integers(0, 256, (8, 8), np.uint8)).save(tmp_path / "other" / f"{number}.png")
     answers = convscope.predict(tmp_path / "run", tmp_path / "other").predictions
     unknown = [answer for answer in answers if answer.unknown]
-    assert len(unknown) > 40
+    assert len(unknown) > 50
     assert all(answer.label == "unknown" and answer.topk[0][0] in "0123456789" for answer in unknown)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -25,3 +27,10 @@ def test_training_imports_neither_laboratory_nor_statistics() -> None:
     heavy = "('convscope.lab', 'convscope.comparison', 'scipy.stats', 'timm', 'torchvision', 'pandas')"
     code = f"import sys, convscope.api; sys.exit(any(name in sys.modules for name in {heavy}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_onnx_runtime_leaves_no_telemetry(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name not in ("CI", "ORT_DISABLE_TELEMETRY")}
+    environment |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    subprocess.run([sys.executable, "-c", "import convscope.engine"], env=environment, check=True)
+    assert list(tmp_path.rglob("*")) == []

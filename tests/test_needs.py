@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from convscope import api, needs
+from convscope import api, needs, workflow
+from convscope.errors import WeightsError
+from convscope.models.pretrained import weights_status
 from convscope.needs import FACTOR, TRAINING_PASSES, USUAL_SHARE, RecipeNeeds, recipe_needs
 from convscope.recipes import RECIPES
 from convscope.runs import read_json
@@ -56,3 +58,23 @@ def test_a_recipe_can_be_shortened(tmp_path: Path, capsys: pytest.CaptureFixture
     facts = read_json(tmp_path / "run" / "run.json")
     assert facts["config"]["train"]["epochs"] == 1
     assert sum(facts["data"]["class_counts"]["test"]) == 30
+
+
+def test_a_recipe_without_its_weights_names_the_one_that_needs_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise WeightsError("no connection")
+
+    monkeypatch.setattr(workflow, "fetch_weights", refuse)
+    code, _, err = convscope(capsys, "recipe", "n11", "--data", "digits", "--out", tmp_path / "run")
+    assert code == 1
+    assert "convscope recipe n11-ours" in " ".join(err.split())
+    assert of_weights("n11-ours") == of_weights("n12-ours") == "here"
+    code, _, err = convscope(capsys, "recipe", "n1", "--weights", "some.safetensors")
+    assert code == 2
+    assert "random weights" in err
+
+
+def of_weights(name: str) -> str:
+    return weights_status(RECIPES[name].config().model.name)

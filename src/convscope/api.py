@@ -22,7 +22,7 @@ from convscope.data.batches import Preprocessing
 from convscope.data.image_set import ImageSet
 from convscope.data.splits import Splits
 from convscope.device import choose_device, configure_threads
-from convscope.errors import DataError, ResumeMismatch, UsageError, unknown_name
+from convscope.errors import DataError, ResumeMismatch, UsageError, WeightsError, unknown_name
 from convscope.evaluation.metrics import compute_metrics
 from convscope.export.model_file import export_run
 from convscope.forecast import budget as budget
@@ -139,6 +139,8 @@ def recipe(
     seed: int = 0,
     epochs: int | None = None,
     per_class: int | None = None,
+    split_seed: int = 0,
+    weights: str | None = None,
     out: str | Path | None = None,
     report: bool = True,
     on_progress: OnProgress = ignore_progress,
@@ -148,22 +150,33 @@ def recipe(
     Args:
         data: other pictures than the recipe's own; needed where it has none.
         epochs, per_class: shorten it; see DataConfig and TrainConfig.
+        weights: a file of trained weights, where those the recipe starts from are not to be downloaded.
 
     Raises:
-        UsageError: the name is unknown, or the recipe needs data that are not named.
+        UsageError: the name is unknown, the recipe needs data that are not named, or it starts from no weights.
+        WeightsError: its trained weights are not on this machine and cannot be fetched.
     """
     if name not in RECIPES:
         raise unknown_name("recipe", name, RECIPES)
     config = RECIPES[name].config()
     if not (data or config.data.source):
         raise UsageError(f"recipe {name} needs {RECIPES[name].pictures.name}; name it with --data PATH")
+    if weights is not None and not config.model.pretrained:
+        raise UsageError(f"recipe {name} starts from random weights; leave --weights out")
     source = config.data.source if data is None else _source(data)
     config = replace(
         config,
-        data=replace(config.data, source=source, data_dir=data_dir, per_class=per_class),
+        data=replace(config.data, source=source, data_dir=data_dir, per_class=per_class, split_seed=split_seed),
+        model=replace(config.model, weights=None if weights is None else str(Path(weights).resolve())),
         train=replace(config.train, seed=seed, epochs=config.train.epochs if epochs is None else epochs),
     )
-    return run_config(config, out=out, report=report, on_progress=on_progress)
+    try:
+        return run_config(config, out=out, report=report, on_progress=on_progress)
+    except WeightsError as error:
+        offline = f"{name.partition('-')[0]}-ours"
+        if weights is not None or offline == name:
+            raise
+        raise WeightsError(f"{error}; the recipe that stands for it without: convscope recipe {offline}") from error
 
 
 def run_config(

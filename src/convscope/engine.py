@@ -7,13 +7,13 @@ A model file is an ONNX graph with what else is needed inside: it takes uint8 pi
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from convscope.config import MAX_PIXELS
@@ -21,6 +21,10 @@ from convscope.data.intake import Decoded, Entry, Fit, fit_entry, map_entries, p
 from convscope.errors import RunError
 from convscope.processors import available_processors
 from convscope.results import PicturePrediction, Skipped
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+"""Read when ONNX Runtime is imported; else it keeps a database in ~/.cache and sends names of models to Microsoft."""
+import onnxruntime  # noqa: E402
 
 MODEL_FILE = "model.onnx"
 CARD_KEY = "convscope"

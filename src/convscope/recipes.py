@@ -1,7 +1,9 @@
 """Named runs: functions that return a RunConfig.
 
 `n1` to `n13` repeat the write-ups as they stand; `-ours` is the same network, or the one that stands for it, trained as
-we would. Where a write-up leaves a setting open, ours is the usual one and the docstring says which.
+we would. Where a write-up leaves a setting open, ours is the usual one and the docstring says which. N11 to N13 start
+from published weights that have to be fetched once or named with --weights; what stands for them without a network is
+`-ours`, on the embedded weights of EfficientNet-Lite0.
 """
 
 from __future__ import annotations
@@ -151,6 +153,11 @@ def n11() -> RunConfig:
     )
 
 
+def n11_ours() -> RunConfig:
+    """Return what stands for N11 without a network: the embedded weights, frozen, at the size they are for."""
+    return _embedded(TrainConfig())
+
+
 def n11_unfrozen() -> RunConfig:
     """Return N11 with the base learning from the second epoch on."""
     return replace(n11(), train=TrainConfig(epochs=4, batch_size=16, unfreeze_at=2, unfreeze_lr=1e-5))
@@ -165,6 +172,11 @@ def n12() -> RunConfig:
     )
 
 
+def n12_ours() -> RunConfig:
+    """Return what stands for N12 without a network: the embedded weights, a new head on two views with random crops."""
+    return _embedded(TrainConfig(augment=("crop", "flip"), views=2))
+
+
 def n13() -> RunConfig:
     """Return N13 as written: the whole of a pretrained MobileNetV2, Adam at 0.0001, batches of 32, 5 epochs."""
     return RunConfig(
@@ -176,11 +188,7 @@ def n13() -> RunConfig:
 
 def n13_ours() -> RunConfig:
     """Return N13 with the weights that need no network, frozen."""
-    return RunConfig(
-        data=DataConfig(source="", split=(70, 15, 15)),
-        model=ModelConfig(name="efficientnet_lite0", pretrained=True),
-        train=TrainConfig(),
-    )
+    return _embedded(TrainConfig())
 
 
 def n13_unfrozen() -> RunConfig:
@@ -243,10 +251,12 @@ RECIPES: dict[str, Recipe] = {
     "n9": Recipe("CIFAR-10 baseline with inception blocks (0.7364)", n9),
     "n10": Recipe("CIFAR-10 baseline with residual blocks (0.7480)", n10),
     "n11": Recipe("VGG16 on photos, base frozen", n11, CATS_AND_DOGS),
+    "n11-ours": Recipe("EfficientNet-Lite0 on photos, frozen; no network needed", n11_ours, CATS_AND_DOGS),
     "n11-unfrozen": Recipe("VGG16 on photos, base learning from the second epoch on", n11_unfrozen, CATS_AND_DOGS),
     "n12": Recipe("Inception v3, new head on random crops", n12, FLOWERS),
+    "n12-ours": Recipe("EfficientNet-Lite0, new head on random crops; no network needed", n12_ours, FLOWERS),
     "n13": Recipe("MobileNetV2 on flowers, as written (interrupted there)", n13, FLOWERS),
-    "n13-ours": Recipe("EfficientNet-Lite0 on flowers, frozen", n13_ours, FLOWERS),
+    "n13-ours": Recipe("EfficientNet-Lite0 on flowers, frozen; no network needed", n13_ours, FLOWERS),
     "n13-unfrozen": Recipe("EfficientNet-Lite0 on flowers, last blocks unfrozen", n13_unfrozen, FLOWERS),
     "mnist-99": Recipe("99 % on MNIST in seconds", mnist_99),
     "cifar-75": Recipe("75 % on CIFAR-10 in a minute", cifar_75),
@@ -258,6 +268,14 @@ def _mnist(model: str, **train: object) -> RunConfig:
         data=DataConfig(source="mnist"),
         model=ModelConfig(name=model),
         train=TrainConfig(**train),  # type: ignore[arg-type]
+    )
+
+
+def _embedded(train: TrainConfig) -> RunConfig:
+    return RunConfig(
+        data=DataConfig(source="", split=(70, 15, 15)),
+        model=ModelConfig(name="efficientnet_lite0", pretrained=True),
+        train=train,
     )
 
 

@@ -56,16 +56,12 @@ class Preprocessing:
         return self._normalize_in_place(x, full_range=255.0)
 
     def _apply_one_by_one(self, pictures: Tensor, rows: Sequence[int]) -> Tensor:
-        """Do as `apply`, with each picture read once and normalized while it is in the processor's cache.
-
-        A pass over 2,400 pictures of 224 px on two cores takes 0.08 s, and 0.18 s a batch at a time.
-        """
+        """Do as `apply`, with each picture read once and normalized while it is in the processor's cache."""
         height, width, channels = pictures.shape[1:]
-        mean, std = (torch.tensor(v) for v in (self.mean, self.std))
-        subtracted, factor = (mean * 255.0).repeat(width), (1 / (std * 255.0)).repeat(width)
+        offset, factor = self._affine(255.0, width, pictures.device)
         source, out = pictures.flatten(2), torch.empty(len(rows), height, width * channels)
         for x, row in zip(out.unbind(), rows, strict=True):
-            x.copy_(source[row]).sub_(subtracted).mul_(factor)
+            torch.addcmul(offset, x.copy_(source[row]), factor, out=x)
         return out.view(-1, height, width, channels).permute(0, 3, 1, 2)
 
     def apply_augmented(self, pictures: Tensor, names: Sequence[str], indices: Tensor, *words: int | str) -> Tensor:
@@ -84,11 +80,16 @@ class Preprocessing:
     def _normalize_in_place(self, x: Tensor, *, full_range: float) -> Tensor:
         if len(self.mean) == 1:  # numbers instead of tensors of one element: a faster kernel, the common case
             return x.sub_(self.mean[0] * full_range).mul_(1 / (self.std[0] * full_range))
-        mean, std = (torch.tensor(v, device=x.device) for v in (self.mean, self.std))
         width = x.shape[3]
-        rows = x.permute(0, 2, 3, 1).view(-1, width * len(mean))  # over whole rows: three numbers are no vector
-        rows.sub_((mean * full_range).repeat(width)).mul_((1 / (std * full_range)).repeat(width))
+        rows = x.permute(0, 2, 3, 1).view(-1, width * len(self.mean))  # over whole rows: three numbers are no vector
+        offset, factor = self._affine(full_range, width, x.device)
+        torch.addcmul(offset, rows, factor, out=rows)
         return x
+
+    def _affine(self, full_range: float, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return offset and factor for a row of pixels, [W * C] each: one pass over the pixels instead of two."""
+        mean, factor = (torch.tensor(v, device=device) for v in (self.mean, [1 / (s * full_range) for s in self.std]))
+        return (-full_range * mean * factor).repeat(width), factor.repeat(width)
 
 
 def make_preprocessing(mean: tuple[float, ...], std: tuple[float, ...], *, normalize: bool) -> Preprocessing:
