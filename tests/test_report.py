@@ -595,7 +595,7 @@ def test_text_of_numbers_and_names() -> None:
 
 
 def test_photos_are_made_smaller_and_keep_their_proportions() -> None:
-    source = charts.encode_png(np.zeros((200, 400, 3), np.uint8))
+    source = charts.encode_picture(np.zeros((200, 400, 3), np.uint8))
     assert Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))).size == (160, 80)
 
 

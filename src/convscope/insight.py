@@ -106,7 +106,7 @@ def inspect(
         find_call(calls, layer)  # a misspelled name is told at once
     sections = compute_sections(subject, on_progress)
     page = Path(out) if out is not None else run / "inspection.html" if is_run else Path(f"inspection-{run.name}.html")
-    write_bytes(page, render_page(_heading(saved, subject, printable(Path(name).name)), sections))
+    write_bytes(page, render_page(_heading(saved, subject, name), sections))
     best = np.argsort(-subject.probabilities, kind="stable")[:TOPK]
     topk = tuple({"label": saved.class_names[k], "probability": float(subject.probabilities[k])} for k in best)
     return Inspected(
@@ -178,12 +178,17 @@ def _load_picture(path: Path, fit: Fit) -> NDArray[np.uint8]:
     return fit_picture(verdict.image, fit)
 
 
-def _heading(saved: SavedModel, subject: Subject, picture: str) -> Heading:
+def _heading(saved: SavedModel, subject: Subject, name: str) -> Heading:
+    picture, evidence = printable(Path(name).name), subject.evidence
     label, probability = saved.class_names[subject.predicted], subject.probabilities[subject.predicted]
+    said = f"The network says {label}, with probability {100 * probability:.1f} %"
+    if evidence is not None:
+        picture = f"{evidence.part} picture {picture}"
+        said += f"; the actual class is {saved.class_names[evidence.images.labels[evidence.indices[0]]]}"
     shape = " × ".join(map(str, saved.input_shape))
     return Heading(
         title=f"Inside {saved.name}: {picture}",
-        headline=f"The network says {label}, with probability {100 * probability:.1f} %",
+        headline=said,
         origin=f"{count_parameters(saved.network):,} parameters, input {shape}, {len(saved.class_names)} classes, "
         f"convscope {version('convscope')}",
     )

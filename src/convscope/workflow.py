@@ -76,7 +76,7 @@ from convscope.training.views import augmentation_grid
 
 SHOWN_PICTURES = 20
 """Samples, first predictions and worst mistakes that a report shows."""
-THUMBNAIL_PX = 96
+THUMBNAIL_PX = 128
 WHITENING_PICTURES = 2000
 """Training pictures whose patches the first layer is computed from, at most."""
 CALIBRATION_PICTURES = 2000

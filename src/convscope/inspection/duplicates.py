@@ -24,8 +24,8 @@ def inspect_duplicates(subject: Subject) -> tuple[Panel, ...]:
     for name, kept in (
         ("All pictures", everything),
         ("Each distinct picture once", first),
-        ("Without those that were trained on or chosen by", unseen),
-        ("Distinct, and neither trained on nor chosen by", first & unseen),
+        ("Without those that training or validation has too", unseen),
+        ("Distinct, and in neither of the two", first & unseen),
     ):
         figures = ("0", "–", "–")
         if kept.any():

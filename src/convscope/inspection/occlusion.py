@@ -15,6 +15,8 @@ PATCHES_PER_SIDE = 6
 """How often the patch fits along the picture."""
 QUICK_MACS = 300_000_000
 """Networks of fewer operations take steps of half a patch: four times as many pictures."""
+LEAST_FALL = 0.1
+"""Percentage points; where covering takes away less, the colours show next to nothing, and the caption says so."""
 BATCH_MACS = 4_000_000_000
 """About so many operations are done at a time, which bounds the memory."""
 
@@ -27,11 +29,13 @@ def inspect_occlusion(subject: Subject) -> tuple[Panel, ...]:
     patch = max(1, side // PATCHES_PER_SIDE)
     step = max(1, patch // 2) if macs < QUICK_MACS else patch
     heat = occlusion(subject, subject.predicted, patch=patch, step=step, batch_size=max(1, BATCH_MACS // max(1, macs)))
-    name = subject.class_names[subject.predicted]
-    caption = (
-        f"for {name}\nprobability {100 * subject.probabilities[subject.predicted]:.1f} %\n"
-        f"covered at the worst place {100 * max(0.0, float(heat.max())):.1f} points less"
+    name, fall = subject.class_names[subject.predicted], 100 * max(0.0, float(heat.max()))
+    worst = (
+        f"covered at the worst place {fall:.1f} points less"
+        if fall >= LEAST_FALL
+        else f"nowhere {LEAST_FALL:g} points less: no single place decides"
     )
+    caption = f"for {name}\nprobability {100 * subject.probabilities[subject.predicted]:.1f} %\n{worst}"
     return (Heat(f"What a gray patch of {patch} × {patch} pixels takes away", subject.picture, (heat,), (caption,)),)
 
 

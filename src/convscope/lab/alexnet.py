@@ -6,9 +6,10 @@ from convscope.lab.trials import Variant, make_variant
 from convscope.lab.variants import variants_lab
 
 NETWORK = (
-    "conv 12 5x5 same; {act}; {norm}{pool}; conv 24 3x3 same; {act}; {norm}{pool}; conv 24 3x3 same; {act}; {pool}; "
+    "conv 12 5x5 /2 same; {act}; {norm}{pool}; conv 24 3x3 same; {act}; {norm}{pool}; conv 24 3x3 same; {act}; "
     "linear 64; {act}; {drop}linear 10"
 )
+"""As in AlexNet the first convolution takes strides."""
 PARTS = {"act": "relu", "norm": "lrn 5; ", "pool": "max-pool 3 /2 same", "drop": "dropout 0.5; "}
 
 

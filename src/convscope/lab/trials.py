@@ -7,6 +7,7 @@ processors nor on what else is computed at the time.
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -135,7 +136,8 @@ def _seeded(variant: Variant, seed: int, setting: Setting) -> Variant:
 
 def _in_processes(tasks: Sequence[tuple[Variant, Measure | None]], jobs: int) -> Iterator[Trial]:
     """Yield the trials in the order of the tasks."""
-    with parallel_config("loky", n_jobs=jobs, inner_max_num_threads=1):
+    with warnings.catch_warnings(), parallel_config("loky", n_jobs=jobs, inner_max_num_threads=1):
+        warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)  # loky renews large ones
         yield from Parallel(return_as="generator")(delayed(_run)(*task) for task in tasks)
 
 

@@ -1,4 +1,4 @@
-"""How panels are drawn: curves and matrices as Bokeh charts, pictures as PNG; no number is computed here.
+"""How panels are drawn: curves and matrices as Bokeh charts, pictures as PNG or JPEG; no number is computed here.
 
 Names come from strangers, so every text goes through `printable`, and axis labels are PlainText: Bokeh would read a
 `$$...$$` in a bare string as TeX and fetch a typesetter from the network.
@@ -28,7 +28,7 @@ from bokeh.plotting import figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from convscope.report.colours import png_uri
+from convscope.report.colours import picture_uri
 from convscope.report.text import MAX_NAME_LENGTH, UNKNOWN, name_text, percent_text, printable, shorten
 from convscope.results import Curves, Intervals, Matrix, Point, Scatter, Table
 
@@ -64,11 +64,11 @@ LOG_SPAN = 20
 """Where the largest x is more than so many times the smallest, the axis is logarithmic."""
 
 
-def encode_png(image: NDArray[np.uint8]) -> str:
-    """Return a picture, uint8 [H, W, C], as the data URI of a PNG."""
+def encode_picture(image: NDArray[np.uint8]) -> str:
+    """Return a picture, uint8 [H, W, C], as a data URI."""
     picture = Image.fromarray(image.squeeze(axis=2) if image.shape[2] == 1 else image)
     picture.thumbnail((MAX_PICTURE_PX, MAX_PICTURE_PX))
-    return png_uri(picture)
+    return picture_uri(picture)
 
 
 # ---------------------------------------------------------------- curves

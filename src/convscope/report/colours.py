@@ -11,36 +11,53 @@ from PIL import Image
 
 POSITIVE, NEGATIVE, GAP = (184, 72, 15), (27, 94, 158), (245, 246, 248)
 """RGB; the first two differ for the colour-blind too, and in print by the caption's range."""
-MAX_LARGE_PX = 400
-"""Longest side of an embedded picture of maps, in pixels."""
+MAX_LARGE_PX, MANY_LARGE_PX = 400, 1000
+"""Longest side of an embedded picture of maps, in pixels; of one with more than MANY maps, which has the page's width."""
+MANY = 64
 LEAST_HEAT_PX = 224
 """A small picture is enlarged to about this before heat is laid over it, so that the heat stays smooth."""
 HEAT_OPACITY = 0.75
+SMALL_PICTURE_PX = 100
+"""Pictures below this are enlarged pixel by pixel; larger ones are photos and are smoothed."""
+PHOTO_QUALITY = 85
+"""Of a JPEG; a photo takes a fifth of its PNG, and at its size on the page the two look the same."""
+LEVELS = 127
+"""Shades of either colour of a picture of maps: with white and the gap they fit into one byte a pixel."""
 Picture = tuple[str, int]
-"""A PNG as a data URI, and its longest side in pixels."""
+"""A picture as a data URI, and its longest side in pixels."""
 
 
-def png_uri(image: Image.Image) -> str:
-    """Return the data URI of a PNG."""
+def picture_uri(image: Image.Image) -> str:
+    """Return the data URI of a picture: a small one as it is, as a PNG, a photo as a JPEG."""
     content = io.BytesIO()
-    image.save(content, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
+    if image.mode == "P" or max(image.size) < SMALL_PICTURE_PX:
+        image.save(content, "PNG", optimize=True)
+        return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
+    image.save(content, "JPEG", quality=PHOTO_QUALITY, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()
 
 
 def encode_maps(maps: NDArray[np.float32]) -> Picture:
     """Return maps, float32 [M, H, W] or colours [M, H, W, 3], side by side in about a square, a gap between them."""
-    colours = _diverging(maps) if maps.ndim == 3 else np.round(255 * np.clip(maps, 0, 1)).astype(np.uint8)
-    number, height, width, _ = colours.shape
+    number, height, width = maps.shape[:3]
     gap = 1 if max(height, width) < 32 else 2
     columns = min(number, max(1, round(np.sqrt(number * (height + gap) / (width + gap)))))
     rows = -(-number // columns)
-    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), GAP, np.uint8)
-    for index, picture in enumerate(colours):
+    most_px = MANY_LARGE_PX if number > MANY else MAX_LARGE_PX
+    scale = most_px / max(rows * (height + gap), columns * (width + gap))
+    if scale < 1:
+        maps = _shrunk(maps, max(1, int(scale * (height + gap)) - gap), max(1, int(scale * (width + gap)) - gap))
+        height, width = maps.shape[1:3]
+    tiles, empty = (_levels(maps), 0) if maps.ndim == 3 else (np.round(255 * np.clip(maps, 0, 1)).astype(np.uint8), GAP)
+    sheet = np.empty((rows * (height + gap) - gap, columns * (width + gap) - gap, *tiles.shape[3:]), np.uint8)
+    sheet[:] = empty
+    for index, tile in enumerate(tiles):
         top, left = (at * (side + gap) for at, side in zip(divmod(index, columns), (height, width), strict=True))
-        sheet[top : top + height, left : left + width] = picture
+        sheet[top : top + height, left : left + width] = tile
     image = Image.fromarray(sheet)
-    image.thumbnail((MAX_LARGE_PX, MAX_LARGE_PX))
-    return png_uri(image), max(image.size)
+    if sheet.ndim == 2:
+        image.putpalette(_palette().tobytes())
+    return picture_uri(image), max(image.size)
 
 
 def encode_heat(picture: NDArray[np.uint8], heat: NDArray[np.float32] | None) -> Picture:
@@ -50,7 +67,7 @@ def encode_heat(picture: NDArray[np.uint8], heat: NDArray[np.float32] | None) ->
     image = image.resize((image.width * enlargement, image.height * enlargement), Image.Resampling.NEAREST)
     image.thumbnail((MAX_LARGE_PX, MAX_LARGE_PX))
     if heat is None:
-        return png_uri(image), max(image.size)
+        return picture_uri(image), max(image.size)
     under = 127.5 + np.asarray(image.convert("L"), np.float32)[..., None] / 2
     largest = float(np.abs(heat).max()) or 1.0
     smooth = np.asarray(
@@ -59,13 +76,26 @@ def encode_heat(picture: NDArray[np.uint8], heat: NDArray[np.float32] | None) ->
     strength = HEAT_OPACITY * np.abs(smooth)[..., None]
     colour = np.where(smooth[..., None] > 0, np.array(POSITIVE, np.float32), np.array(NEGATIVE, np.float32))
     blended = np.round((1 - strength) * under + strength * colour).astype(np.uint8)
-    return png_uri(Image.fromarray(blended)), max(image.size)
+    return picture_uri(Image.fromarray(blended)), max(image.size)
 
 
-def _diverging(values: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Return colours, uint8 [..., 3]: white for zero, full colour for the largest size; a gap's colour for NaN."""
+def _shrunk(maps: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+    """Return maps [M, H, W] or [M, H, W, 3] of another size, each place the mean of those it stands for."""
+    planes = np.moveaxis(maps, 3, 1).reshape(-1, *maps.shape[1:3]) if maps.ndim == 4 else maps
+    box = Image.Resampling.BOX
+    small = np.stack([np.asarray(Image.fromarray(plane).resize((width, height), box)) for plane in planes])
+    return np.moveaxis(small.reshape(len(maps), -1, height, width), 1, 3) if maps.ndim == 4 else small
+
+
+def _levels(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return which colour of `_palette` each value has: full colour for the largest size; a gap's for NaN."""
     known = np.isfinite(values)
-    scaled = np.where(known, values, 0) / (float(np.abs(values[known]).max(initial=0)) or 1.0)
-    ink = np.where(scaled[..., None] > 0, np.array(POSITIVE), np.array(NEGATIVE))
-    colours = 255 + np.abs(scaled)[..., None] * (ink - 255.0)
-    return np.where(known[..., None], np.round(colours), np.array(GAP)).astype(np.uint8)
+    largest = float(np.abs(values[known]).max(initial=0)) or 1.0
+    return np.where(known, np.round(LEVELS * np.where(known, values, 0) / largest) + LEVELS + 1, 0).astype(np.uint8)
+
+
+def _palette() -> NDArray[np.uint8]:
+    """Return colours, uint8 [256, 3]: a gap's, then blue over white to the warm one."""
+    scaled = np.arange(-LEVELS, LEVELS + 1)[:, None] / LEVELS
+    ink = np.where(scaled > 0, np.array(POSITIVE), np.array(NEGATIVE))
+    return np.vstack([[GAP], np.round(255 + np.abs(scaled) * (ink - 255.0))]).astype(np.uint8)

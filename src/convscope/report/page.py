@@ -27,8 +27,6 @@ from convscope.report.text import UNKNOWN, accuracy_text, printable, time_text
 from convscope.results import Curves, Heat, ImageGrid, Intervals, Maps, Panel, Scatter, Table
 from convscope.runs import write_bytes
 
-SMALL_PICTURE_PX = 100
-"""Pictures below this are enlarged pixel by pixel; larger ones are photos and are smoothed."""
 COLUMN_PX = 480
 """Width of one of the two columns of panels on a screen for which the page was set."""
 PHONE_PX = 358
@@ -37,7 +35,7 @@ LONG_TABLE_ROWS, SCREEN_TABLE_ROWS = 20, 35
 """A table longer than the first stands beside several others; one longer than the second scrolls in its frame."""
 WIDE_TABLE_COLUMNS = 6
 """A table with more stands across both columns of panels; so does one of whole sentences, with only one."""
-_QUANTITY = r"[-+]?[\d,]+(\.\d+)?(\s(%|h|min|s|ms|bytes|[KMG]iB))?"
+_QUANTITY = r"[-+]?[\d,]+(\.\d+)?(e[-+]\d+)?(\s(%|h|min|s|ms|bytes|[KMG]iB))?"
 _NUMBER = re.compile(rf"(< )?{_QUANTITY}(( to)? {_QUANTITY})*|–")
 """One number, with its unit or without; a range of two; hours, minutes and seconds."""
 
@@ -117,13 +115,11 @@ class _Drawing:
         if isinstance(panel, ImageGrid):
             return {"kind": "pictures", "title": panel.title, "pictures": _pictures(panel)}
         if isinstance(panel, Maps | Heat):
-            return {"kind": "pictures", "size": "large", "title": panel.title, "pictures": _large_pictures(panel)}
+            many = isinstance(panel, Maps) and len(panel.maps) == 1 and len(panel.maps[0]) > colours.MANY
+            size = "large whole" if many else "large"
+            return {"kind": "pictures", "size": size, "title": panel.title, "pictures": _large_pictures(panel)}
         if isinstance(panel, Table):
-            rows = len(panel.rows)
-            size = "scrolling long" if rows > SCREEN_TABLE_ROWS else "long" if rows > LONG_TABLE_ROWS else None
-            if size is None and (len(panel.columns) > WIDE_TABLE_COLUMNS or len(panel.columns) == 1):
-                size = "wide"
-            return {"kind": "table", "size": size, **_table(panel)}
+            return {"kind": "table", "size": _table_size(panel), **_table(panel)}
         if isinstance(panel, Curves):
             place, numbers = self._place(charts.draw_curves(panel)), _table(charts.curves_table(panel))
             return {"kind": "curves", "title": panel.title, "place": place, "numbers": numbers}
@@ -156,8 +152,8 @@ def _pictures(grid: ImageGrid) -> list[dict[str, Any]]:
     wrong = grid.wrong or (None,) * len(grid.images)
     return [
         {
-            "source": charts.encode_png(image) if image.size else None,
-            "pixelated": max(image.shape[:2]) < SMALL_PICTURE_PX,
+            "source": charts.encode_picture(image) if image.size else None,
+            "pixelated": max(image.shape[:2]) < colours.SMALL_PICTURE_PX,
             "caption": caption.split("\n"),
             "wrong": mark,
         }
@@ -172,9 +168,20 @@ def _large_pictures(panel: Maps | Heat) -> list[dict[str, Any]]:
         encoded = [colours.encode_heat(panel.picture, heat) for heat in (None, *panel.heats)]
     captions = panel.captions if isinstance(panel, Maps) else ("the picture", *panel.captions)
     return [
-        {"source": source, "pixelated": longest_px < SMALL_PICTURE_PX, "caption": caption.split("\n"), "wrong": None}
+        {"source": source, "pixelated": longest_px < colours.SMALL_PICTURE_PX, "caption": caption.split("\n"), "wrong": None}
         for (source, longest_px), caption in zip(encoded, captions, strict=True)
     ]
+
+
+def _table_size(table: Table) -> str | None:
+    """Return where a table stands and how it scrolls, as the style sheet names it."""
+    rows, columns = len(table.rows), len(table.columns)
+    scrolling = "scrolling " if rows > SCREEN_TABLE_ROWS else ""
+    if columns > WIDE_TABLE_COLUMNS:
+        return f"{scrolling}wide many-columns"
+    if columns == 1:
+        return f"{scrolling}wide"
+    return f"{scrolling}long" if rows > LONG_TABLE_ROWS else None
 
 
 def _table(table: Table) -> dict[str, Any]:
