@@ -267,7 +267,7 @@ def test_whitened_maps_have_variance_one_and_are_uncorrelated(name: str, channel
     mean = 0 if layer.bias is not None else maps[:half].mean(1, keepdim=True)
     assert torch.allclose(maps[:half].mean(1, keepdim=True), torch.as_tensor(mean).double(), atol=1e-3)
     assert torch.allclose(torch.cov(maps[:half]), torch.eye(half).double(), atol=0.02)
-    assert not layer.weight.requires_grad
+    assert not any(p.requires_grad for p in layer.parameters())
 
 
 def test_whitening_takes_the_strongest_directions() -> None:
