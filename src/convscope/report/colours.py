@@ -12,7 +12,7 @@ from PIL import Image
 POSITIVE, NEGATIVE, GAP = (184, 72, 15), (27, 94, 158), (245, 246, 248)
 """RGB; the first two differ for the colour-blind too, and in print by the caption's range."""
 MAX_LARGE_PX, MANY_LARGE_PX = 400, 1000
-"""Longest side of an embedded picture of maps, in pixels; of one with more than MANY maps, which has the page's width."""
+"""Longest side of an embedded picture of maps, in pixels; of one with more than MANY, which has the page's width."""
 MANY = 64
 LEAST_HEAT_PX = 224
 """A small picture is enlarged to about this before heat is laid over it, so that the heat stays smooth."""

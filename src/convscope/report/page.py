@@ -168,7 +168,12 @@ def _large_pictures(panel: Maps | Heat) -> list[dict[str, Any]]:
         encoded = [colours.encode_heat(panel.picture, heat) for heat in (None, *panel.heats)]
     captions = panel.captions if isinstance(panel, Maps) else ("the picture", *panel.captions)
     return [
-        {"source": source, "pixelated": longest_px < colours.SMALL_PICTURE_PX, "caption": caption.split("\n"), "wrong": None}
+        {
+            "source": source,
+            "pixelated": longest_px < colours.SMALL_PICTURE_PX,
+            "caption": caption.split("\n"),
+            "wrong": None,
+        }
         for (source, longest_px), caption in zip(encoded, captions, strict=True)
     ]
 
