@@ -441,7 +441,7 @@ def test_hostile_names_stay_text(hostile: Made, hostile_page: tuple[Page, str]) 
     assert {tag for tag, _ in page.elements} <= {
         "html", "head", "meta", "title", "style", "body", "header", "h1", "h2", "h3", "p", "nav", "ul", "li", "a",
         "main", "section", "div", "ol", "figure", "img", "figcaption", "strong", "span", "table", "thead", "tbody",
-        "tr", "th", "td", "details", "summary", "pre", "code", "noscript", "script",
+        "tr", "th", "td", "details", "summary", "pre", "code", "noscript", "script", "wbr",
     }  # fmt: skip
     assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
     assert "\u202e" not in html
