@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+import convscope
 from convscope.config import ModelConfig, TrainConfig
 from convscope.data.batches import channel_statistics, make_preprocessing
 from convscope.data.image_set import ImageSet
@@ -16,9 +17,13 @@ from convscope.data.splits import Splits
 from convscope.errors import Interrupted, UsageError
 from convscope.evaluation.forward import Floats, Forward, torch_forward
 from convscope.export.forward import fastest_forward
-from convscope.models import build_model
+from convscope.export.model_file import CERTIFICATE_FILE
+from convscope.models import build_model, build_shapes
+from convscope.models.head import SquareRootLinear, set_square_root_head
+from convscope.models.saved import load_model
 from convscope.models.stages import Frozen, find_freezable, split_stages
 from convscope.results import ignore_progress
+from convscope.runs import read_json
 from convscope.training.features import extract_features
 from convscope.training.transfer import Sources, train_transfer
 from tests.conftest import make_image_set
@@ -77,8 +82,11 @@ def fit(network: nn.Module, given: Sources, config: TrainConfig, run: Path, **mo
     return train_transfer(network, given, config, run, **options)  # type: ignore[arg-type]
 
 
-def test_only_the_head_changes_and_the_logits_are_those_of_the_whole_network(tmp_path: Path) -> None:
+@pytest.mark.parametrize("head", ["linear", "square-root"])
+def test_only_the_head_changes_and_the_logits_are_those_of_the_whole_network(tmp_path: Path, head: str) -> None:
     network, given = new_network(), sources(None)
+    if head == "square-root":
+        set_square_root_head(network)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     result, logits = fit(network, given, TrainConfig(freeze=True), tmp_path / "run")
     changed = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
@@ -87,6 +95,37 @@ def test_only_the_head_changes_and_the_logits_are_those_of_the_whole_network(tmp
     assert [record.epoch for record in result.history] == [1]
     test_labels = torch.from_numpy(given.images.labels[given.splits.test])
     assert (torch.from_numpy(logits).argmax(1) == test_labels).double().mean() > 0.9
+
+
+def test_a_square_root_head_multiplies_roots() -> None:
+    plain, rooted = new_network(), set_square_root_head(new_network())
+    x = torch.rand(5, 1, 8, 8)
+    features = plain[:-1](x)
+    expected = plain[-1](features.sign() * features.abs().sqrt())
+    assert torch.allclose(rooted(x), expected, atol=2e-3)
+    assert plain.state_dict().keys() == rooted.state_dict().keys()
+    below_zero = SquareRootLinear(1, 1)
+    around_zero = below_zero(torch.tensor([[-4.0], [0.0], [4.0]])).sum().item()
+    assert around_zero == pytest.approx(3 * below_zero.bias.item(), abs=1e-5)
+    learning = torch.zeros(2, 1, requires_grad=True)
+    below_zero(learning).sum().backward()
+    assert learning.grad is not None
+    assert torch.isfinite(learning.grad).all()
+
+
+def test_a_run_with_a_square_root_head_comes_back_whole(tmp_path: Path) -> None:
+    made = convscope.train(
+        "mnist5k", model="cnn", freeze=True, head="square-root", per_class=20, out=tmp_path / "run", report=False
+    )
+    saved = load_model(Path(made.run))
+    assert saved.head == "square-root"
+    assert isinstance(saved.network[-1], SquareRootLinear)  # type: ignore[index]
+    assert convscope.evaluate(made.run).metrics.accuracy == made.metrics.accuracy
+    certificate = read_json(Path(made.run) / CERTIFICATE_FILE)
+    assert certificate["changed"] == []
+    assert build_shapes(ModelConfig(name="resnet18", head="square-root"), (3, 64, 64), 2).fc.in_features == 512
+    with pytest.raises(UsageError, match=r"unknown head 'sqare-root'.*square-root"):
+        ModelConfig(head="sqare-root")  # type: ignore[arg-type]
 
 
 def test_features_are_computed_once_and_again_when_anything_changes(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ ClassWeights = Literal["none", "balanced"]
 Augmentation = Literal["flip", "crop", "rotate", "zoom", "color", "erase", "mixup"]
 Resize = Literal["crop", "squash"]
 Interpolation = Literal["bilinear", "bicubic", "lanczos"]
+HeadKind = Literal["linear", "square-root"]
 
 SPLIT_WITHOUT_TEST_PART = (70.0, 15.0, 15.0)
 """Train, validation and test percentages of a source that has no test part of its own."""
@@ -96,14 +97,18 @@ class ModelConfig:
         stack: layers in the one-line notation, for example "conv 8 5x5; relu; max-pool 2; linear 10".
         pretrained: start from trained weights instead of random ones.
         weights: a safetensors file to take the trained weights from; None takes those known by the network's name.
+        head: `square-root` has the last layer multiply the signed square roots of its inputs.
     """
 
     name: str = "auto"
     stack: str | None = None
     pretrained: bool = False
     weights: str | None = None
+    head: HeadKind = "linear"
 
     def __post_init__(self) -> None:
+        if self.head not in get_args(HeadKind):
+            raise unknown_name("head", self.head, get_args(HeadKind))
         if self.stack is not None and self.name != STACK:
             raise UsageError(f"model {self.name!r} and a stack are two networks; give --model or --stack, not both")
         if self.stack is None and self.name == STACK:

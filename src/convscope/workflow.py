@@ -252,6 +252,7 @@ def finish(run: Path, prepared: Prepared, *, report: bool, resume: bool, on_prog
         network=network,
         name=config.model.name,
         stack=config.model.stack,
+        head=config.model.head,
         input_shape=images.shape,
         class_names=images.class_names,
         mean=prepared.preprocessing.mean,

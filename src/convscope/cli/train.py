@@ -18,6 +18,7 @@ def training_options(
     stack: Annotated[str | None, typer.Option(help='Network in one line: "conv 8 5x5; relu; linear 10".')] = None,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Start from published weights.")] = False,
     weights: Annotated[Path | None, typer.Option(help="Start from this .safetensors (or .pth) file.")] = None,
+    head: Annotated[str | None, typer.Option(help="linear, or square-root: of the features. [default: linear]")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training part.")] = None,
     batch_size: Annotated[
         str | None, typer.Option(help="Pictures per step; auto: the largest that makes sense and fits.")
@@ -78,6 +79,7 @@ def training_options(
         "stack": stack,
         "pretrained": pretrained or None,
         "weights": None if weights is None else str(weights),
+        "head": head,
         "epochs": epochs,
         "batch_size": None if batch_size is None else parse_batch_size(batch_size),
         "memory": memory,

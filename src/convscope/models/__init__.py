@@ -19,6 +19,7 @@ from convscope.models.cats_cnn import build_cats_cnn
 from convscope.models.cifar_base import build_cifar_base
 from convscope.models.cnn import build_cnn, build_cnn_dropout
 from convscope.models.cnn_small import build_cnn_small
+from convscope.models.head import set_square_root_head
 from convscope.models.lenet5 import build_lenet5
 from convscope.models.mlp import build_mlp
 from convscope.models.pretrained import load_trained
@@ -90,8 +91,8 @@ def build_model(
         raise UsageError(f"model {config.name!r}: {error}") from error
     if config.pretrained or config.weights is not None:
         published = None if config.name in MODELS else find_network(config.name)
-        return load_trained(network, config, published, input_shape, num_classes, on_progress)
-    return network
+        network = load_trained(network, config, published, input_shape, num_classes, on_progress)
+    return set_square_root_head(network) if config.head == "square-root" else network
 
 
 def build_shapes(config: ModelConfig, input_shape: InputShape, num_classes: int | None) -> nn.Module:
@@ -108,7 +109,8 @@ def build_shapes(config: ModelConfig, input_shape: InputShape, num_classes: int 
     """
     published = None if config.stack is not None or config.name in MODELS else find_network(config.name)
     if published is not None and num_classes is not None:
-        return build_network_shapes(published, input_shape, num_classes)
+        network = build_network_shapes(published, input_shape, num_classes)
+        return set_square_root_head(network) if config.head == "square-root" else network
     with torch.device("meta"), shapes_only():
         if config.stack is not None:
             return build_stack(parse_stack(config.stack), input_shape, num_classes)

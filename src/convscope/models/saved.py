@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from convscope.config import ModelConfig
+from convscope.config import HeadKind, ModelConfig
 from convscope.errors import RunError
 from convscope.models import build_model
 from convscope.models.blocks import InputShape
@@ -33,6 +33,7 @@ class SavedModel:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     stack: str | None = None
+    head: HeadKind = "linear"
 
 
 def save_model(run: Path, model: SavedModel) -> None:
@@ -41,6 +42,7 @@ def save_model(run: Path, model: SavedModel) -> None:
         "architecture": {
             "name": model.name,
             "stack": model.stack,
+            "head": model.head,
             "input_shape": model.input_shape,
             "num_classes": len(model.class_names),
         },
@@ -60,7 +62,9 @@ def load_model(run: Path) -> SavedModel:
     tree, path = read_json(run / "model.json"), run / "model.safetensors"
     architecture = tree["architecture"]
     channels, height, width = architecture["input_shape"]
-    config = ModelConfig(name=architecture["name"], stack=architecture.get("stack"))
+    config = ModelConfig(
+        name=architecture["name"], stack=architecture.get("stack"), head=architecture.get("head", "linear")
+    )
     network = build_model(config, (channels, height, width), architecture["num_classes"])
     try:
         read_into(path, network.state_dict())
@@ -70,6 +74,7 @@ def load_model(run: Path) -> SavedModel:
         network=channels_last(network).eval(),
         name=config.name,
         stack=config.stack,
+        head=config.head,
         input_shape=(channels, height, width),
         class_names=tuple(tree["class_names"]),
         mean=tuple(tree["preprocessing"]["mean"]),

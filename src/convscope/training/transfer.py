@@ -22,6 +22,7 @@ from convscope.device import peak_memory_bytes
 from convscope.errors import Interrupted, UsageError
 from convscope.evaluation.forward import Forward, torch_forward
 from convscope.evaluation.predict import predict_logits
+from convscope.models.head import multiplied
 from convscope.models.stages import Frozen, Stage, dense_head, find_freezable, has_parameters, split_stages
 from convscope.results import EpochRecord, OnProgress
 from convscope.runs import write_history
@@ -153,6 +154,8 @@ def _fit_head(
             f"the last layer has {head_layer.out_features} outputs for {images.num_classes} classes, so no head can be "
             "fitted; train the network whole with --no-freeze"
         )
+    views = tuple(multiplied(head_layer, view) for view in features.views)
+    features = replace(features, plain=multiplied(head_layer, features.plain), views=views)
     labels = images.labels[splits.train]
     validation = (features.of(splits.validation), images.labels[splits.validation]) if len(splits.validation) else None
     head = fit_head(
