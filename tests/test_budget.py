@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from convscope.models import MODELS, build_shapes
 from convscope.models.saved import channels_last
 from convscope.models.spec import ModelSpec
 from convscope.results import Budget
+from convscope.training.measured_step import allocator_growth
 from convscope.training.optimizers import Optimizer
 
 STACK = "conv 100 3x3 /2 pad 1; conv 200 3x3 /2 pad 1; conv 400 3x3 /2 pad 1"
@@ -248,6 +250,38 @@ def test_our_rules_give_what_torch_gives() -> None:
         for arguments in ((x, [2, 3]), (x, [-1, -2], True), (x, [0]), (x, [])):
             found, expected = KERNELS[operator](*arguments)[0], operator(*arguments)
             assert (found.shape, found.stride()) == (expected.shape, expected.stride()), (operator, arguments)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_rules_know_all_that_an_operation_allocates(order: torch.memory_format) -> None:
+    """Results and what is let go of before it ends, against the allocator's own record."""
+    aten = torch.ops.aten
+    x = torch.rand(4, 16, 30, 30).contiguous(memory_format=order)
+    ones, zeros = torch.ones(16), torch.zeros(16)
+    pooled, places = aten.max_pool2d_with_indices(x, [2, 2], [2, 2])
+    operations = (
+        (aten.native_batch_norm.default, (x, ones, zeros, zeros.clone(), ones.clone(), True, 0.1, 1e-5)),
+        *(
+            (
+                aten.native_batch_norm_backward.default,
+                (x, x, ones, zeros, ones, zeros, ones, training, 1e-5, [wanted, True, True]),
+            )
+            for training in (True, False)
+            for wanted in (True, False)
+        ),
+        (aten.max_pool2d_with_indices.default, (x, [2, 2], [2, 2])),
+        (
+            aten.max_pool2d_with_indices_backward.default,
+            (pooled, x, [2, 2], [2, 2], [0, 0], [1, 1], False, places),
+        ),
+        (aten.avg_pool2d.default, (x, [2, 2], [2, 2])),
+    )
+    for operation, arguments in operations:
+        measured = allocator_growth(partial(operation, *arguments))
+        results, scratch = KERNELS[operation](*arguments)
+        tensors = [value for value in (results if isinstance(results, tuple) else (results,)) if value is not None]
+        predicted = sum(tensor.nbytes for tensor in tensors) + scratch
+        assert predicted == pytest.approx(measured, abs=4096), operation
 
 
 def test_predicted_and_measured_agree() -> None:
