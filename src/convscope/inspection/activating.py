@@ -25,11 +25,14 @@ MAX_MACS = 100_000_000_000
 """At most so many pictures, and so many operations, are spent on the search."""
 BATCH_SIZE = 32
 
+Floats = NDArray[np.float32]
+
 
 def inspect_activating(subject: Subject) -> tuple[Panel, ...]:
     """Return the pictures that excite `subject.channel` most, or each of the channels that the picture excites most.
 
-    A channel of maps is as excited as its most excited place.
+    A channel of maps is as excited as its most excited place; where pictures are equal in that, as where an activation
+    has an upper end, the mean over all places decides.
     """
     evidence = evidence_of(subject)
     calls = layer_calls(subject)
@@ -39,7 +42,7 @@ def inspect_activating(subject: Subject) -> tuple[Panel, ...]:
             f"layer {call.name!r} cuts a picture into {len(call.output)} windows, none of which is the picture; "
             "name another with --layer"
         )
-    own = _excitement(call, call.output)[0]
+    own = _excitement(call, call.output)[0][0]
     if subject.channel is not None and not 0 <= subject.channel < len(own):
         raise UsageError(
             f"layer {call.name!r} has channels 0 to {len(own) - 1}, there is none of number {subject.channel}"
@@ -48,10 +51,10 @@ def inspect_activating(subject: Subject) -> tuple[Panel, ...]:
     macs = count_macs(subject.network, evidence.images.shape)
     number = min(MAX_PICTURES, len(evidence.indices), max(BATCH_SIZE, MAX_MACS // max(1, macs)))
     chosen = evidence.indices[np.sort(permutation(len(evidence.indices), "activating")[:number])]
-    excited = channel_excitement(subject, call, chosen)
+    excited, mean = channel_excitement(subject, call, chosen)
     images, panels = evidence.images, []
     for channel in channels:
-        best = np.argsort(-excited[:, channel], kind="stable")[:SHOWN_PICTURES]
+        best = np.lexsort((-mean[:, channel], -excited[:, channel]))[:SHOWN_PICTURES]
         panels.append(
             ImageGrid(
                 f"Channel {channel} of layer {call.name}: the most exciting of {number:,} pictures",
@@ -74,24 +77,29 @@ def _richest(calls: Sequence[Call]) -> Call:
         return tokens[-1] if tokens else calls[0]
 
 
-def channel_excitement(subject: Subject, call: Call, indices: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return how excited each channel of the call is by these pictures of the evidence, float32 [len(indices), C]."""
+def channel_excitement(subject: Subject, call: Call, indices: NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """Return how excited each channel of the call is by these pictures of the evidence, at its most and on average.
+
+    Both are float32 [len(indices), C].
+    """
     network, images = subject.network, evidence_of(subject).images
-    found = []
+    largest, mean = [], []
     with evaluation_mode(network), torch.no_grad():
         for start in range(0, len(indices), BATCH_SIZE):
             data = make_resident(images, indices[start : start + BATCH_SIZE], subject.device)
             with recorded_calls(network, only=call.module) as calls:
                 network(subject.preprocessing.apply(data.pictures, data.rows))
-            found.append(_excitement(call, find_call(calls, call.name).output))
-    return np.concatenate(found)
+            of_batch = _excitement(call, find_call(calls, call.name).output)
+            largest.append(of_batch[0])
+            mean.append(of_batch[1])
+    return np.concatenate(largest), np.concatenate(mean)
 
 
-def _excitement(call: Call, output: Tensor) -> NDArray[np.float32]:
-    """Return the largest value of each channel, float32 [B, C], of maps, tokens [B, T, C] or vectors of the call."""
+def _excitement(call: Call, output: Tensor) -> tuple[Floats, Floats]:
+    """Return largest value and mean of each channel, float32 [B, C], of maps, tokens [B, T, C] or vectors of a call."""
     if output.ndim == 4 and call.is_channels_last:
         output = output.permute(0, 3, 1, 2)
     elif output.ndim == 3:
         output = output.transpose(1, 2)
-    flat = output.flatten(2).amax(dim=2) if output.ndim > 2 else output
-    return np.asarray(flat.float().cpu().numpy())
+    places = output.flatten(2) if output.ndim > 2 else output[:, :, None]
+    return places.amax(dim=2).float().cpu().numpy(), places.float().mean(dim=2).cpu().numpy()

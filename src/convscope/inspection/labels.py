@@ -8,6 +8,8 @@ from convscope.inspection.subject import Subject, evidence_of
 from convscope.results import ImageGrid, Panel
 
 SHOWN_PICTURES = 20
+TRUSTED_ACCURACY = 0.9
+"""Below it most suspicions fall on pictures that are merely too hard for the network, and the page says so."""
 
 
 def inspect_labels(subject: Subject) -> tuple[Panel, ...]:
@@ -18,9 +20,13 @@ def inspect_labels(subject: Subject) -> tuple[Panel, ...]:
     if not suspected:
         raise UsageError(f"no label of the {evidence.part} part looks wrong to this network")
     shown = suspected[:SHOWN_PICTURES]
+    title = f"{len(shown)} of {len(suspected):,} suspected labels among {len(predictions.labels):,}"
+    accuracy = float((predictions.probabilities.argmax(axis=1) == predictions.labels).mean())
+    if accuracy < TRUSTED_ACCURACY:
+        title += f"; the network is right on {100 * accuracy:.0f} % alone, so most of these labels may be right"
     return (
         ImageGrid(
-            f"{len(shown)} of {len(suspected):,} suspected labels among {len(predictions.labels):,}",
+            title,
             tuple(evidence.images.images[evidence.indices[i]] for i, _ in shown),
             tuple(
                 f"labelled {names[predictions.labels[i]]}\nlooks like {names[likelier]}\n"
