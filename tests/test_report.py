@@ -7,6 +7,8 @@ import hashlib
 import io
 import json
 import re
+import subprocess
+import sys
 from dataclasses import asdict, dataclass, field
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -550,6 +552,16 @@ def test_hundred_classes_stay_small(tmp_path: Path) -> None:
     assert len(html.encode()) < 4e6
     assert len(page.table("Class", "Pictures")) == 100
     assert "100 rows: scroll in the table to see them all" in html
+
+
+def test_a_report_of_colour_pictures_is_built_where_torch_cannot_be_imported(tmp_path: Path) -> None:
+    made = make_run(tmp_path / "run", n_test=10_000, size=32, channels=3)
+    code = (
+        "import sys; from pathlib import Path; sys.modules['torch'] = None\n"
+        "from convscope.report import build_report; build_report(Path(sys.argv[1]))"
+    )
+    subprocess.run([sys.executable, "-c", code, made.folder], check=True)
+    assert (made.folder / "report.html").stat().st_size < 4_000_000
 
 
 def test_broken_folders_are_refused_by_name(tmp_path: Path) -> None:
