@@ -34,6 +34,7 @@ from convscope.report.page import Heading, render_page
 from convscope.report.section import Section
 from convscope.results import Curves, Heat, ImageGrid, Intervals, Maps, Table
 from convscope.workflow import prepare
+from tests.pages import open_page
 
 ROOT = Path(__file__).parents[1]
 QUICK = Setting(seeds=2, quick=True, jobs=1)
@@ -81,15 +82,35 @@ def test_every_experiment_that_trains_shows_its_spread(name: str) -> None:
                 assert value == pytest.approx(np.mean(points))
 
 
+def page_of(name: str) -> bytes:
+    finding = found(name)
+    section = Section("measured", LABS[name].look, finding.panels)
+    return render_page(Heading(LABS[name].question, finding.answer, ""), {"measured": section})
+
+
 @pytest.mark.parametrize("name", LABS)
 def test_every_experiment_draws_a_page(name: str) -> None:
-    finding = found(name)
+    finding, page = found(name), page_of(name).decode()
     assert any(isinstance(panel, Intervals | Curves | Heat | Maps | ImageGrid) for panel in finding.panels)
     assert any(isinstance(panel, Table) for panel in finding.panels)
-    section = Section("measured", LABS[name].look, finding.panels)
-    page = render_page(Heading(LABS[name].question, finding.answer, ""), {"measured": section}).decode()
     for panel in finding.panels:
         assert escape(panel.title) in page
+
+
+@pytest.mark.parametrize("name", LABS)
+def test_browser_draws_the_page_without_errors_or_overflow(browser: Any, tmp_path: Path, name: str) -> None:  # noqa: ANN401
+    file = tmp_path / "lab.html"
+    file.write_bytes(page_of(name))
+    opened = open_page(browser, file, 390)
+    page = opened.page
+    for width in (390, 1280):
+        page.set_viewport_size({"width": width, "height": 800})
+        page.evaluate("() => new Promise(done => requestAnimationFrame(() => setTimeout(done)))")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("Array.from(document.images).every(i => i.alt && i.complete && i.naturalWidth > 0)")
+    assert page.locator("figcaption").count() >= page.locator("img").count()
+    assert (opened.problems, opened.requests) == ([], [])
+    page.close()
 
 
 def test_an_experiment_comes_out_the_same_again() -> None:

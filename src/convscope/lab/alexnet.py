@@ -22,7 +22,7 @@ def variants() -> list[Variant]:
         "pools that do not overlap": {"pool": "max-pool 2 same"},
         "no dropout": {"drop": ""},
     }
-    return [make_variant(name, NETWORK.format(**(PARTS | change)), epochs=18) for name, change in changes.items()]
+    return [make_variant(name, NETWORK.format(**(PARTS | change)), epochs=14) for name, change in changes.items()]
 
 
 LAB = variants_lab(
