@@ -53,8 +53,11 @@ class Recipe:
 
 
 def n1() -> RunConfig:
-    """Return N1 as written: Adam at a constant 0.01."""
-    return _mnist("mlp", lr=0.01, schedule="constant")
+    """Return N1 as written: Adam at a constant 0.01, on pictures in 0..1.
+
+    The write-up names no normalization, and without one its training accuracy of 0.98 comes out; with it 0.96.
+    """
+    return _mnist("mlp", lr=0.01, schedule="constant", normalize=False)
 
 
 def n1_ours() -> RunConfig:
@@ -63,8 +66,8 @@ def n1_ours() -> RunConfig:
 
 
 def n2() -> RunConfig:
-    """Return N2 as written: plain SGD at 0.01."""
-    return _mnist("cnn-small", lr=0.01, optimizer="sgd", momentum=0.0, schedule="constant")
+    """Return N2 as written: plain SGD at 0.01, on pictures in 0..1 as N1."""
+    return _mnist("cnn-small", lr=0.01, optimizer="sgd", momentum=0.0, schedule="constant", normalize=False)
 
 
 def n2_ours() -> RunConfig:

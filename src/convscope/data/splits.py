@@ -133,7 +133,8 @@ def duplicate_notes(images: ImageSet, duplicates: Duplicates) -> list[str]:
         extra = sum(map(len, equal)) - len(equal)
         notes.append(f"duplicates: {extra} pictures repeat another one pixel by pixel; copies stay in one part")
     near = members_of(duplicates.groups) if len(duplicates.near) else []
-    text = "near duplicates: {} pairs of pictures look the same without being equal; they stay in one part"
+    pairs = "pair" if len(duplicates.near) == 1 else "pairs"
+    text = f"near duplicates: {{}} {pairs} of pictures that look the same without being equal stay in one part"
     notes += _example(text, len(duplicates.near), list(duplicates.near), images)
     labels = images.labels
     conflicts = [members for members in near or equal if len(set(labels[members].tolist())) > 1]
