@@ -17,7 +17,7 @@ from markupsafe import escape
 from scipy.stats import bootstrap, ttest_1samp
 from typer.testing import CliRunner
 
-from convscope.cli import app
+from convscope.cli import build_app
 from convscope.comparison.compare import compare_groups
 from convscope.comparison.recorded import FinishedRun, Group
 from convscope.config import DataConfig, RunConfig, TrainConfig
@@ -351,7 +351,7 @@ def test_the_page_is_what_the_experiments_found() -> None:
 
 def test_the_command_writes_a_page_and_prints_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(app, ["lab", "pooling", "--quick", "--jobs", "1", "--json"])
+    done = CliRunner().invoke(build_app(), ["lab", "pooling", "--quick", "--jobs", "1", "--json"])
     assert done.exit_code == 0, done.output
     tree = json.loads(done.stdout)
     assert tree["answer"] == found("pooling").answer
@@ -363,7 +363,7 @@ def test_the_command_writes_a_page_and_prints_json(tmp_path: Path, monkeypatch: 
 
 
 def test_the_command_lists_and_names_what_it_knows() -> None:
-    listed = CliRunner().invoke(app, ["lab", "--list"])
+    listed = CliRunner().invoke(build_app(), ["lab", "--list"])
     assert all(name in listed.stdout for name in LABS)
     with pytest.raises(UsageError, match=r"unknown experiment 'poling'.*Did you mean 'pooling'"):
-        CliRunner().invoke(app, ["lab", "poling"], catch_exceptions=False)
+        CliRunner().invoke(build_app(), ["lab", "poling"], catch_exceptions=False)

@@ -23,6 +23,14 @@ def test_torch_is_not_imported_before_it_is_needed(module: str) -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.parametrize("asked", ["", "predict"])
+def test_the_command_line_is_there_without_torch(asked: str) -> None:
+    code = f"import sys; from convscope.cli import build_app; build_app({asked!r}); "
+    unwanted = ["torch", "sklearn", "pydantic"] + ["convscope.cli.train"] * bool(asked)
+    code += f"sys.exit(any(name in sys.modules for name in {unwanted}))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_training_imports_neither_laboratory_nor_statistics() -> None:
     heavy = "('convscope.lab', 'convscope.comparison', 'scipy.stats', 'timm', 'torchvision', 'pandas')"
     code = f"import sys, convscope.api; sys.exit(any(name in sys.modules for name in {heavy}))"

@@ -17,7 +17,7 @@ import pytest
 import typer
 from PIL import Image
 
-from convscope.cli import app, main
+from convscope.cli import build_app, main
 from convscope.cli.train import training_options
 from convscope.recipes import RECIPES
 from convscope.report.sections.configuration import reproducing_command
@@ -137,7 +137,7 @@ def test_the_command_of_the_report_gives_the_configuration(name: str, tmp_path: 
     source = config.data.source or str(tmp_path)
     config = replace(config, data=replace(config.data, source=source, image_size=config.data.image_size or 224))
     words = shlex.split(reproducing_command(config, config.model.name, side_px=config.data.image_size or 0))
-    command = typer.main.get_command(app).commands["train"]  # type: ignore[attr-defined]
+    command = typer.main.get_command(build_app()).commands["train"]  # type: ignore[attr-defined]
     given = dict(command.make_context("train", words[2:]).params)
     data, model = given.pop("data"), given.pop("model")
     assert words[:2] == ["convscope", "train"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from convscope.cli import app
+from convscope.cli import build_app
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -27,7 +27,7 @@ def commands() -> list[list[str]]:
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
 def test_a_command_exists_with_its_options(words: list[str]) -> None:
-    command = typer.main.get_command(app)
+    command = typer.main.get_command(build_app())
     while hasattr(command, "commands"):
         command = command.commands[words.pop(0)]
     options = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}

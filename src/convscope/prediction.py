@@ -12,7 +12,7 @@ from pathlib import Path
 
 from convscope.config import MAX_PIXELS
 from convscope.data.layout import Listing
-from convscope.data.paths import open_paths
+from convscope.data.paths import is_archive, open_paths
 from convscope.download import cache_folder
 from convscope.engine import MODEL_FILE, load_engine, predict_entries, threads_for
 from convscope.errors import RunError, UsageError
@@ -64,7 +64,7 @@ def predict(
     listing = Listing()
     predictions: list[PicturePrediction] = []
     with open_paths(given, listing) as entries:
-        single = len(given) == 1 and given[0].is_file()
+        single = len(given) == 1 and given[0].is_file() and not is_archive(given[0])
         inference_threads, batches = threads_for(1 if single else None)
         engine = load_engine(find_model_file(str(model), on_progress), threads=inference_threads)
         for item in predict_entries(engine, entries, topk=topk, max_pixels=max_pixels, threads=threads or batches):

@@ -8,50 +8,58 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable
+from collections.abc import Mapping
+from importlib import import_module
 
 import typer
 
-from convscope.cli import budget, compare, data, inspect, lab, models, predict, runs, train
 from convscope.cli.console import error_console, escape
 from convscope.errors import ConvscopeError
 from convscope.processors import let_idle_threads_sleep
 
-COMMANDS: dict[str, Callable[..., None]] = {
-    "train": train.train,
-    "recipe": train.recipe,
-    "evaluate": runs.evaluate,
-    "budget": budget.budget,
-    "inspect": inspect.inspect,
-    "compare": compare.compare,
-    "lab": lab.lab,
-    "predict": predict.predict,
-    "report": runs.report,
-    "export": runs.export,
-    "runs": runs.runs,
-    "models": models.models,
+COMMANDS: dict[str, str] = {
+    "train": "train.train",
+    "recipe": "train.recipe",
+    "evaluate": "runs.evaluate",
+    "budget": "budget.budget",
+    "inspect": "inspect.inspect",
+    "compare": "compare.compare",
+    "lab": "lab.lab",
+    "predict": "predict.predict",
+    "report": "runs.report",
+    "export": "runs.export",
+    "runs": "runs.runs",
+    "models": "models.models",
 }
-"""The verbs, in the order of `convscope --help`."""
-DATA_COMMANDS: dict[str, Callable[..., None]] = {"list": data.list_, "check": data.check}
+"""The verbs, in the order of `convscope --help`, and where each function is."""
+DATA_COMMANDS: dict[str, str] = {"list": "data.list_", "check": "data.check"}
 """What follows `convscope data`."""
 
 
-def _build_app(commands: dict[str, Callable[..., None]], help_: str) -> typer.Typer:
-    app = typer.Typer(help=help_, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-    for name, command in commands.items():
-        app.command(name)(command)
+def build_app(asked: str = "") -> typer.Typer:
+    """Return the command line; where one of COMMANDS is asked for, with that alone, which is there sooner."""
+    alone = asked in COMMANDS
+    commands = {asked: COMMANDS[asked]} if alone else COMMANDS
+    app = _with_commands(commands, "A workbench for CNN image classification on the computer you have.")
+    if not alone:
+        app.add_typer(_with_commands(DATA_COMMANDS, "Data sets."), name="data")
     return app
 
 
-app = _build_app(COMMANDS, "A workbench for CNN image classification on the computer you have.")
-app.add_typer(_build_app(DATA_COMMANDS, "Data sets."), name="data")
+def _with_commands(table: Mapping[str, str], help_: str) -> typer.Typer:
+    app = typer.Typer(help=help_, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+    app.callback()(lambda: None)  # else a single command would go without its name
+    for name, place in table.items():
+        module, function = place.split(".")
+        app.command(name)(getattr(import_module(f"convscope.cli.{module}"), function))
+    return app
 
 
 def main() -> None:
     """Run the command line; errors raised on purpose end in one line and their exit code."""
     let_idle_threads_sleep()
     try:
-        app()
+        build_app("".join(sys.argv[1:2]))()
     except ConvscopeError as error:
         error_console().print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
         sys.exit(error.exit_code)

@@ -66,7 +66,7 @@ def _entries(paths: Sequence[Path], listing: Listing, stack: ExitStack) -> Itera
                 listing.skipped.append(
                     Skipped(printable(str(path)), "not a regular file", "give a file, a folder or an archive")
                 )
-            elif _is_archive(path):
+            elif is_archive(path):
                 entries, _ = stack.enter_context(open_archive(path, listing))
                 for entry in entries:
                     yield Entry(f"{path}/{entry.name}", entry.size, entry.read)
@@ -78,6 +78,6 @@ def _entries(paths: Sequence[Path], listing: Listing, stack: ExitStack) -> Itera
             listing.skipped.append(unreadable(str(path), error))
 
 
-def _is_archive(path: Path) -> bool:
+def is_archive(path: Path) -> bool:
     with path.open("rb") as file:
         return looks_packed(file.read(512))
