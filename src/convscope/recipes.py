@@ -190,8 +190,12 @@ def n13() -> RunConfig:
 
 
 def n13_ours() -> RunConfig:
-    """Return N13 with the weights that need no network, frozen."""
-    return _embedded(TrainConfig())
+    """Return N13 with the weights that need no network, frozen; square roots of the features gave 0.2 points more.
+
+    That is the mean of five splits, 93.02 against 92.79 %.
+    """
+    config = _embedded(TrainConfig())
+    return replace(config, model=replace(config.model, head="square-root"))
 
 
 def n13_unfrozen() -> RunConfig:
