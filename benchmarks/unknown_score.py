@@ -116,6 +116,12 @@ def _scores(train: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, 
     def mahalanobis(x: NDArray[np.float32], _: NDArray[np.float32]) -> NDArray[np.float64]:
         return -np.min([np.einsum("nf,fg,ng->n", x - m, precision, x - m, optimize=True) for m in means], axis=0)
 
+    unit_means = np.stack([unit[labels == label].mean(axis=0) for label in np.unique(labels)])
+    unit_means /= np.linalg.norm(unit_means, axis=1, keepdims=True)
+
+    def nearest_mean(x: NDArray[np.float32], _: NDArray[np.float32]) -> NDArray[np.float64]:
+        return (x / np.linalg.norm(x, axis=1, keepdims=True) @ unit_means.T).max(axis=1)
+
     def neighbours(x: NDArray[np.float32], _: NDArray[np.float32]) -> NDArray[np.float64]:
         cosine = x / np.linalg.norm(x, axis=1, keepdims=True) @ unit.T
         return np.partition(cosine, -NEIGHBOURS - 1, axis=1)[:, -NEIGHBOURS - 1]  # the nearest of train is itself
@@ -125,6 +131,7 @@ def _scores(train: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, 
         "energy": lambda _, z: energy(z),
         "largest logit": lambda _, z: z.max(axis=1),
         "distance to the nearest class mean (Mahalanobis)": mahalanobis,
+        "cosine to the nearest class mean": nearest_mean,
         f"cosine to the {NEIGHBOURS}th nearest training picture": neighbours,
     }
 

@@ -210,6 +210,7 @@ def test_unfrozen_stages_learn_and_the_others_stay(tmp_path: Path, augment: tupl
         name.split(".")[0] for name, value in network.state_dict().items() if not torch.equal(value, before[name])
     }
     assert changed == {"4", "5", "10"}
+    assert torch.equal(network.state_dict()["5.running_mean"], before["5.running_mean"])  # what the head was fitted to
     assert torch.allclose(torch.from_numpy(logits), logits_of(network, given, given.splits.test), atol=1e-4)
     assert [record.epoch for record in result.history] == [1, 2, 3, 4]
     losses = [record.validation_loss for record in result.history]

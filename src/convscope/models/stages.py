@@ -49,6 +49,21 @@ class Frozen(nn.Sequential):
         return super().train(False)
 
 
+class KeepsStatistics(nn.Sequential):
+    """Modules that learn, but for the running statistics of their batch norms, which stay in evaluation mode.
+
+    A head that was fitted to what they give by these statistics would start anew with those of each batch.
+    """
+
+    def train(self, mode: bool = True) -> KeepsStatistics:
+        """Put all but the batch norms into this mode."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return self
+
+
 def find_stages(network: nn.Module, input_shape: InputShape) -> list[Stage]:
     """Return (name, module) of the stages; running them in turn is running the network, which is checked here.
 

@@ -23,7 +23,15 @@ from convscope.errors import Interrupted, UsageError
 from convscope.evaluation.forward import Forward, torch_forward
 from convscope.evaluation.predict import predict_logits
 from convscope.models.head import multiplied
-from convscope.models.stages import Frozen, Stage, dense_head, find_freezable, has_parameters, split_stages
+from convscope.models.stages import (
+    Frozen,
+    KeepsStatistics,
+    Stage,
+    dense_head,
+    find_freezable,
+    has_parameters,
+    split_stages,
+)
 from convscope.results import EpochRecord, OnProgress
 from convscope.runs import write_history
 from convscope.training.features import BATCH_SIZE, extract_features, features_key, features_name
@@ -204,6 +212,8 @@ def _fine_tune(
     images, splits = sources.images, sources.splits
     for stage in rest:
         stage.requires_grad_(not isinstance(stage, Frozen))
+    if record is not None:
+        rest = KeepsStatistics(*rest)
     model = nn.Sequential(frozen, rest) if cut is None else rest
 
     def resident(indices: NDArray[np.int64], views: tuple[Floats, ...] = ()) -> Resident:
