@@ -24,8 +24,8 @@ from convscope.data.intake import Decoded, fit_entry, fit_of
 from convscope.data.layout import Listing
 from convscope.data.paths import open_paths
 from convscope.engine import energy, max_probability
-from convscope.export.forward import fastest_forward
-from convscope.export.unknown import KEPT
+from convscope.exporting.forward import fastest_forward
+from convscope.exporting.unknown import KEPT
 from convscope.models.saved import load_model
 from convscope.models.stages import Frozen, find_freezable, split_stages
 from convscope.results import ignore_progress

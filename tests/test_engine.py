@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,6 +21,7 @@ from convscope.config import ModelConfig
 from convscope.data.batches import Preprocessing
 from convscope.data.intake import Fit, fit_picture
 from convscope.engine import (
+    COSINE,
     Engine,
     ModelCard,
     card_from_json,
@@ -30,8 +32,9 @@ from convscope.engine import (
     start_session,
 )
 from convscope.errors import RunError, UsageError
-from convscope.export.onnx_file import to_onnx
-from convscope.export.unknown import KEPT, choose_rule
+from convscope.exporting.model_file import CENTRES_FILE
+from convscope.exporting.onnx_file import to_onnx
+from convscope.exporting.unknown import KEPT, choose_rule
 from convscope.models import MODELS, build_model
 from convscope.models.saved import load_model
 from convscope.runs import read_json
@@ -223,14 +226,64 @@ def test_embedded_network_on_known_pictures(
 
 def test_the_threshold_keeps_what_it_promises() -> None:
     logits = np.random.default_rng(0).normal(size=(400, 5)).astype(np.float32) * 3
-    rule = choose_rule(logits)
-    assert rule is not None
+    labels = np.arange(400) % 5
+    choice = choose_rule(logits, None, labels)
+    assert choice is not None
+    assert choice.centres is None
+    rule = choice.rule
     assert rule.kept == pytest.approx(KEPT, abs=1.01 / 400)
     assert float((softmax(logits).max(1) >= rule.threshold).mean()) == rule.kept
-    assert choose_rule(logits[:5]) is None
+    assert choose_rule(logits[:5], None, labels[:5]) is None
     assert np.allclose(energy(logits), torch.from_numpy(logits).logsumexp(1).numpy(), atol=1e-5)
     card = ModelCard("m", ("Ä", "b"), Fit(image_size=8, gray=True), rule)
     assert card_from_json(card_to_json(card)) == card
+
+
+def test_likeness_is_the_cosine_to_a_mean_that_leaves_the_picture_out() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    features = (rng.normal(size=(60, 8)) + 3 * np.eye(3, 8)[labels]).astype(np.float32)
+    choice = choose_rule(np.zeros((60, 3), np.float32), features, labels)
+    assert choice is not None
+    assert choice.centres is not None
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    values = []
+    for i in range(60):
+        means = [unit[(labels == k) & (np.arange(60) != i)].sum(axis=0) for k in range(3)]
+        values.append(max(unit[i] @ mean / np.linalg.norm(mean) for mean in means))
+    assert choice.rule.threshold == pytest.approx(np.quantile(values, 1 - KEPT, method="lower"), abs=1e-5)
+    assert choice.rule.kept == pytest.approx(KEPT, abs=1.01 / 60)
+    means = [unit[labels == k].mean(axis=0) for k in range(3)]
+    stranger = rng.normal(size=(1, 8)).astype(np.float32)
+    expected = max(stranger[0] @ mean / np.linalg.norm(mean) for mean in means) / np.linalg.norm(stranger)
+    assert choice.scores(np.zeros((1, 3), np.float32), stranger) == pytest.approx(expected, abs=1e-5)
+    few = labels.copy()
+    few[few == 2] = 0
+    few[:3] = 2
+    by_probability = choose_rule(rng.normal(size=(60, 3)).astype(np.float32), features, few)
+    assert by_probability is not None
+    assert by_probability.centres is None  # three pictures of a class have no mean to speak of
+
+
+def test_a_model_file_gives_the_likeness_of_the_rule(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    convscope.train("digits", model="cnn", epochs=1, out=run, report=False)
+    engine, centres = load_engine(run / "model.onnx"), np.load(run / CENTRES_FILE)
+    assert engine.card.unknown is not None
+    assert engine.card.unknown.score == COSINE
+    pictures = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 1), np.uint8)
+    saved = load_model(run)
+    layers: Any = saved.network
+    with torch.inference_mode():
+        features = layers[:-1](Preprocessing(saved.mean, saved.std).apply(torch.from_numpy(pictures)))
+    unit = features / features.norm(dim=1, keepdim=True)
+    expected = (unit @ torch.from_numpy(centres).T).amax(1)
+    found = engine.answers(pictures)
+    assert [alike for _, alike in found] == pytest.approx(expected.tolist(), abs=1e-4)
+    assert np.array_equal(np.stack([logits for logits, _ in found]), engine.logits(pictures))
+    convscope.export(run, out=tmp_path / "again.onnx")
+    again = load_engine(tmp_path / "again.onnx").answers(pictures)
+    assert [alike for _, alike in again] == [alike for _, alike in found]
 
 
 def test_unlike_pictures_are_unknown_and_like_ones_are_not(tmp_path: Path) -> None:

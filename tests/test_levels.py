@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import convscope
+
 PACKAGE = Path(__file__).parents[1] / "src" / "convscope"
 LEVELS = (
     ("errors", "processors", "results"),
@@ -15,7 +17,7 @@ LEVELS = (
     ("data", "models", "panels"),
     ("budget",),
     ("evaluation", "engine", "changes"),
-    ("training", "inspection", "export"),
+    ("training", "inspection", "exporting"),
     ("comparison", "report"),
     ("serve",),
     ("needs", "workflow"),
@@ -92,3 +94,8 @@ def test_no_torch_where_none_belongs(path: Path) -> None:
 
 def test_every_module_has_a_level() -> None:
     assert {module_of(path) for path in SOURCES} <= set(LEVEL_OF)
+
+
+def test_no_module_takes_the_name_of_a_verb() -> None:
+    """`convscope.export` would be the module once anything had imported it."""
+    assert not {module_of(path) for path in SOURCES} & set(convscope.__all__)

@@ -16,8 +16,8 @@ from convscope.data.image_set import ImageSet
 from convscope.data.splits import Splits
 from convscope.errors import Interrupted, UsageError
 from convscope.evaluation.forward import Floats, Forward, torch_forward
-from convscope.export.forward import fastest_forward
-from convscope.export.model_file import CERTIFICATE_FILE
+from convscope.exporting.forward import fastest_forward
+from convscope.exporting.model_file import CERTIFICATE_FILE
 from convscope.models import build_model, build_shapes
 from convscope.models.head import SquareRootLinear, set_square_root_head
 from convscope.models.saved import load_model
@@ -79,7 +79,8 @@ def logits_of(network: nn.Module, given: Sources, indices: np.ndarray[tuple[int]
 def fit(network: nn.Module, given: Sources, config: TrainConfig, run: Path, **more: object):  # noqa: ANN201
     run.mkdir(exist_ok=True)
     options = {"evaluated": given.splits.test, "on_progress": ignore_progress} | more
-    return train_transfer(network, given, config, run, **options)  # type: ignore[arg-type]
+    result, answered = train_transfer(network, given, config, run, **options)  # type: ignore[arg-type]
+    return result, answered.logits
 
 
 @pytest.mark.parametrize("head", ["linear", "square-root"])

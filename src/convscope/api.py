@@ -24,7 +24,7 @@ from convscope.data.splits import Splits
 from convscope.device import choose_device, configure_threads
 from convscope.errors import DataError, ResumeMismatch, UsageError, WeightsError, unknown_name
 from convscope.evaluation.metrics import compute_metrics
-from convscope.export.model_file import export_run
+from convscope.exporting.model_file import export_run
 from convscope.forecast import budget as budget
 from convscope.insight import inspect as inspect
 from convscope.models import MODELS, build_model, count_parameters, find_model, published_preprocessing

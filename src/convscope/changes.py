@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
 
 from convscope.data.image_set import ImageSet
-from convscope.runs import read_csv, write_bytes
+from convscope.runs import read_csv, write_array
 
 DIGESTS = "digests.npy"
 """A hash of the pixels of each picture, uint64 [N], in the order of split.csv."""
@@ -17,9 +16,7 @@ SHOWN = 3
 
 def write_digests(run: Path, images: ImageSet) -> None:
     """Write down what tells each picture of a data set from what it may become."""
-    buffer = io.BytesIO()
-    np.save(buffer, images.digests, allow_pickle=False)
-    write_bytes(run / DIGESTS, buffer.getvalue())
+    write_array(run / DIGESTS, images.digests)
 
 
 def describe_change(run: Path, images: ImageSet) -> str:

@@ -43,7 +43,7 @@ class UnknownRule:
     """When a picture counts as unlike those of the training: its score is below the threshold.
 
     Args:
-        score: a key of SCORES.
+        score: a key of SCORES, or COSINE, which the model file computes.
         kept: fraction of the validation pictures with a score at or above the threshold.
         n: number of validation pictures it was chosen on.
     """
@@ -81,6 +81,18 @@ class Engine:
         """Return the logits, float32 [B, K], of fitted pictures, uint8 [B, H, W, C]."""
         (found,) = self.session.run(["logits"], {"pictures": pictures})
         return np.asarray(found, np.float32)
+
+    def answers(self, pictures: NDArray[np.uint8]) -> list[tuple[NDArray[np.float32], float | None]]:
+        """Return for each picture its logits [K], and how like those of the training it is; None without a rule."""
+        rule = self.card.unknown
+        if rule is None:
+            return [(logits, None) for logits in self.logits(pictures)]
+        if rule.score == COSINE:
+            logits, alike = self.session.run(["logits", "alike"], {"pictures": pictures})
+        else:
+            logits = self.logits(pictures)
+            alike = SCORES[rule.score](logits)
+        return list(zip(logits, alike.tolist(), strict=True))
 
 
 def load_engine(path: Path, *, threads: int = 1) -> Engine:
@@ -141,9 +153,9 @@ def predict_entries(
     def answer(batch: list[Entry]) -> list[PicturePrediction | Skipped]:
         found = [fit_entry(entry, fit, max_pixels=max_pixels) for entry in batch]
         pictures = [item.image for item in found if isinstance(item, Decoded)]
-        logits = iter(engine.logits(np.stack(pictures)) if pictures else ())
+        answers = iter(engine.answers(np.stack(pictures)) if pictures else ())
         return [
-            item if isinstance(item, Skipped) else describe(engine.card, entry.name, next(logits), topk=topk)
+            item if isinstance(item, Skipped) else describe(engine.card, entry.name, *next(answers), topk=topk)
             for entry, item in zip(batch, found, strict=True)
         ]
 
@@ -164,15 +176,17 @@ def threads_for(pictures: int | None) -> tuple[int, int]:
     return (processors, 1) if pictures == 1 else (1, processors)
 
 
-def describe(card: ModelCard, path: str, logits: NDArray[np.float32], *, topk: int) -> PicturePrediction:
-    """Return what the logits [K] of one picture say."""
+def describe(
+    card: ModelCard, path: str, logits: NDArray[np.float32], alike: float | None, *, topk: int
+) -> PicturePrediction:
+    """Return what the logits [K] of one picture say, and how like those of the training it is."""
     probabilities = softmax(logits)
     best = np.argsort(-probabilities, kind="stable")[:topk]
     rule = card.unknown
     return PicturePrediction(
         path=printable(path),
         topk=tuple((card.class_names[index], float(probabilities[index])) for index in best),
-        unknown=None if rule is None else bool(SCORES[rule.score](logits) < rule.threshold),
+        unknown=None if rule is None or alike is None else alike < rule.threshold,
     )
 
 
@@ -202,6 +216,8 @@ def energy(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.asarray(highest + np.log(np.exp(logits - highest[..., None]).sum(axis=-1)))
 
 
+COSINE = "cosine to the nearest class"
+"""Of what the last layer is given and the mean of each class of it: more strangers are told than by the logits."""
 SCORES = {"max-probability": max_probability, "energy": energy}
 """How like the pictures of the training one is, from logits [..., K]; higher is more alike."""
 

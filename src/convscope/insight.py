@@ -17,7 +17,7 @@ from convscope.data.batches import Preprocessing
 from convscope.data.intake import Fit, decode_picture, fit_picture, printable, unreadable
 from convscope.device import choose_device, configure_threads
 from convscope.errors import DataError, UsageError
-from convscope.export.model_file import fit_for, load_published
+from convscope.exporting.model_file import fit_for, load_published
 from convscope.inspection import INSPECTIONS, Evidence, Subject
 from convscope.inspection.feature_maps import layer_calls
 from convscope.inspection.hooks import find_call

@@ -93,7 +93,7 @@ def find_model_file(model: str, on_progress: OnProgress = ignore_progress) -> Pa
     cached = cache_folder("models", otherwise="name a run folder or a model file") / name
     if not cached.is_file():
         on_progress(Progress(f"writing {model} as a model file, once", 0, None))
-        from convscope.export.model_file import export_published
+        from convscope.exporting.model_file import export_published
 
         export_published(model, cached, on_progress)
     return cached

@@ -90,6 +90,13 @@ def write_bytes(path: Path, content: Content) -> None:
         raise _write_error(path, _size(content), error) from error
 
 
+def write_array(path: Path, array: NDArray[Any]) -> None:
+    """Write an array as a .npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    write_bytes(path, buffer.getvalue())
+
+
 def write_json(path: Path, tree: Any) -> None:  # noqa: ANN401
     """Write a JSON file, whole or not at all. NaN is refused: it is not JSON."""
     write_bytes(path, (json.dumps(tree, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode())

@@ -41,11 +41,11 @@ from convscope.errors import DataError, ResumeMismatch, UsageError
 from convscope.evaluation.calibration import calibrate
 from convscope.evaluation.forward import Forward, torch_forward
 from convscope.evaluation.metrics import accuracy_without, compute_metrics, make_predictions
-from convscope.evaluation.predict import predict_logits
+from convscope.evaluation.predict import Answered, predict_answers, predict_logits
 from convscope.evaluation.records import PREDICTION_COLUMNS, mistake_rows, prediction_rows, result_to_json
-from convscope.export.forward import fastest_forward
-from convscope.export.model_file import write_certified
-from convscope.export.unknown import choose_rule
+from convscope.exporting.forward import fastest_forward
+from convscope.exporting.model_file import write_certified
+from convscope.exporting.unknown import choose_rule
 from convscope.inspection.inside import inside_panels
 from convscope.inspection.subject import Subject
 from convscope.models import build_model, count_parameters, published_preprocessing
@@ -238,7 +238,7 @@ def finish(run: Path, prepared: Prepared, *, report: bool, resume: bool, on_prog
     indices = getattr(prepared.splits, part)
     calibrating, planned = calibration_indices(prepared.splits), read_plan(run)
     (keep_freed_memory if planned is None or planned["keeps_freed_memory"] else release_freed_memory)()
-    trained, (logits, calibrating_logits) = train_prepared(
+    trained, (answered, of_calibrating) = train_prepared(
         run, prepared, (indices, calibrating), planned, resume=resume, on_progress=on_progress
     )
     peaks = dict(trained.peaks)
@@ -247,7 +247,12 @@ def finish(run: Path, prepared: Prepared, *, report: bool, resume: bool, on_prog
     if config.train.memory is not None:
         release_freed_memory()
     return_free_memory()
+    logits = answered.logits
     predictions = _predictions(images, indices, logits)
+    unknown = choose_rule(of_calibrating.logits, of_calibrating.features, images.labels[calibrating])
+    test_kept = None
+    if unknown is not None:
+        test_kept = float((unknown.scores(logits, answered.features) >= unknown.rule.threshold).mean())
     saved = SavedModel(
         network=network,
         name=config.model.name,
@@ -266,8 +271,8 @@ def finish(run: Path, prepared: Prepared, *, report: bool, resume: bool, on_prog
         config.data,
         images,
         tested=indices,
-        test_logits=logits,
-        unknown=choose_rule(calibrating_logits),
+        test_kept=test_kept,
+        unknown=unknown,
         device=prepared.device,
         most_at_once=config.train.evaluation_batch,
         too_large=planned is not None and not planned["model_file"],
@@ -297,7 +302,7 @@ def finish(run: Path, prepared: Prepared, *, report: bool, resume: bool, on_prog
         part,
         logits,
         predictions.labels,
-        validation_logits=calibrating_logits,
+        validation_logits=of_calibrating.logits,
         validation_labels=images.labels[calibrating],
     )
     write_json(run / "calibration.json", asdict(calibration))
@@ -330,15 +335,14 @@ def train_prepared(
     *,
     resume: bool,
     on_progress: OnProgress,
-) -> tuple[TrainResult, list[NDArray[np.float32]]]:
-    """Train all layers, or what a frozen network leaves to train; return how it went and the `evaluated` logits.
+) -> tuple[TrainResult, list[Answered]]:
+    """Train all layers, or what a frozen network leaves to train; return how it went and answers to the `evaluated`.
 
     Args:
         run: folder for checkpoints and history.jsonl.
         evaluated: indices of pictures to classify in the end, part by part.
         planned: plan.json, None where nothing was planned.
     """
-    most_at_once = prepared.config.train.evaluation_batch
     config, images, splits, device = prepared.config, prepared.images, prepared.splits, prepared.device
     network, preprocessing = prepared.network, prepared.preprocessing
     with stop_on_signals() as stop_requested:
@@ -354,8 +358,8 @@ def train_prepared(
                 cache=cache_folder("features", otherwise="train with --no-freeze"),
             )
             together = np.concatenate(evaluated)
-            trained, logits = train_transfer(network, sources, config.train, run, evaluated=together, **sitting)
-            return trained, np.split(logits, np.cumsum([len(part) for part in evaluated[:-1]]))
+            trained, answered = train_transfer(network, sources, config.train, run, evaluated=together, **sitting)
+            return trained, answered.split([len(part) for part in evaluated])
         data = TrainingData(
             train=make_resident(images, splits.train, device),
             validation=make_resident(images, splits.validation, device) if len(splits.validation) else None,
@@ -366,10 +370,17 @@ def train_prepared(
         )
         trained = train_loop(network, data, config.train, run, **sitting)
         on_progress(Progress(f"evaluating on the {prepared.evaluation_part} part", 0, None))
-        return trained, [
-            predict_indices(network, images, part, preprocessing, device, most_at_once=most_at_once)
-            for part in evaluated
-        ]
+        return trained, [_answer(prepared, part) for part in evaluated]
+
+
+def _answer(prepared: Prepared, part: NDArray[np.int64]) -> Answered:
+    """Return what the trained network says of a part; under a limit on memory without features."""
+    config, images, device = prepared.config.train, prepared.images, prepared.device
+    network, preprocessing, most_at_once = prepared.network, prepared.preprocessing, config.evaluation_batch
+    if len(part) == 0 or config.memory is not None:
+        logits = predict_indices(network, images, part, preprocessing, device, most_at_once=most_at_once)
+        return Answered(logits, None)
+    return predict_answers(network, make_resident(images, part, device), preprocessing, most_at_once=most_at_once)
 
 
 def _data_notes(images: ImageSet) -> list[str]:

@@ -79,5 +79,6 @@ def _entries(paths: Sequence[Path], listing: Listing, stack: ExitStack) -> Itera
 
 
 def is_archive(path: Path) -> bool:
+    """Return whether a file's first bytes are those of an archive."""
     with path.open("rb") as file:
         return looks_packed(file.read(512))

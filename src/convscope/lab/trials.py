@@ -149,10 +149,10 @@ def _run(variant: Variant, measure: Measure | None) -> Trial:
     part = prepared.evaluation_part
     indices = getattr(prepared.splits, part)
     with tempfile.TemporaryDirectory() as folder:
-        trained, (logits,) = train_prepared(
+        trained, (answered,) = train_prepared(
             Path(folder), prepared, (indices,), resume=False, on_progress=ignore_progress
         )
-    labels, predicted = images.labels[indices], logits.argmax(axis=1)
+    labels, predicted = images.labels[indices], answered.logits.argmax(axis=1)
     run = FinishedRun(
         folder="",
         config=config,

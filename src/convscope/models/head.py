@@ -1,4 +1,4 @@
-"""The dense layer that gives the logits, with a square root in front of it where a configuration asks for one."""
+"""The dense layer that a network ends in: what it is given, and a square root in front of it where one is asked for."""
 
 from __future__ import annotations
 
@@ -45,6 +45,15 @@ def set_square_root_head(network: nn.Module) -> nn.Module:
     head.weight, head.bias = layer.weight, layer.bias
     network.set_submodule(name, head)
     return network
+
+
+def find_dense_head(network: nn.Module) -> nn.Linear | None:
+    """Return the dense layer that a network ends in, None where it ends in something else."""
+    try:
+        layer = network.get_submodule(find_head(network))
+    except UsageError:
+        return None
+    return layer if isinstance(layer, nn.Linear) else None
 
 
 def multiplied(layer: nn.Linear, features: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -21,7 +21,7 @@ from convscope.data.splits import Splits
 from convscope.device import peak_memory_bytes
 from convscope.errors import Interrupted, UsageError
 from convscope.evaluation.forward import Forward, torch_forward
-from convscope.evaluation.predict import predict_logits
+from convscope.evaluation.predict import MOST_FEATURES, Answered, predict_answers
 from convscope.models.head import multiplied
 from convscope.models.stages import (
     Frozen,
@@ -102,7 +102,7 @@ def train_transfer(
     stop_requested: Callable[[], bool] = lambda: False,
     resume: bool = False,
     planned_bytes: int | None = None,
-) -> tuple[TrainResult, Floats]:
+) -> tuple[TrainResult, Answered]:
     """Train the network's head, and from epoch `config.unfreeze_at` on more of it, in place.
 
     Args:
@@ -112,7 +112,7 @@ def train_transfer(
         planned_bytes: see `loop.train`.
 
     Returns:
-        How training went, and the logits of the `evaluated` pictures, float32 [N, K].
+        How training went, and what the network says of the `evaluated` pictures.
 
     Raises:
         UsageError: the network cannot be cut into stages, or has no stage of a name in `config.unfreeze`.
@@ -127,11 +127,11 @@ def train_transfer(
     record = None
     if config.unfreeze_at != 1:
         features = _head_features(sitting, stages, rest, cut)
-        record, logits = _fit_head(sitting, dense_head(rest), features, evaluated, start)
+        record, answered = _fit_head(sitting, dense_head(rest), features, evaluated, start)
         write_history(run, (record,))
         if config.unfreeze_at is None:
             peaks = {HEAD: peak_memory_bytes(sources.device)}
-            return TrainResult((record,), record.epoch, record.seconds, peaks=peaks), logits
+            return TrainResult((record,), record.epoch, record.seconds, peaks=peaks), answered
     return _fine_tune(sitting, frozen, rest, cut, record, evaluated, resume=resume)
 
 
@@ -154,14 +154,15 @@ def _head_features(sitting: _Sitting, stages: list[Stage], rest: nn.Sequential, 
 
 def _fit_head(
     sitting: _Sitting, head_layer: nn.Linear, features: _Features, evaluated: NDArray[np.int64], start: float
-) -> tuple[EpochRecord, Floats]:
-    """Fit the head and put it into the network; return how well it does and the logits of the evaluated pictures."""
+) -> tuple[EpochRecord, Answered]:
+    """Fit the head and put it into the network; return how well it does and its answers to the evaluated pictures."""
     images, splits, config = sitting.sources.images, sitting.sources.splits, sitting.config
     if head_layer.out_features != images.num_classes:
         raise UsageError(
             f"the last layer has {head_layer.out_features} outputs for {images.num_classes} classes, so no head can be "
             "fitted; train the network whole with --no-freeze"
         )
+    given = features.of(evaluated)
     views = tuple(multiplied(head_layer, view) for view in features.views)
     features = replace(features, plain=multiplied(head_layer, features.plain), views=views)
     labels = images.labels[splits.train]
@@ -189,7 +190,9 @@ def _fit_head(
         examples_seen=len(splits.train),
         seconds=time.perf_counter() - start,
     )
-    return record, head.logits(features.of(evaluated))
+    logits = head.logits(multiplied(head_layer, given))
+    keep = given.shape[1] <= MOST_FEATURES and config.memory is None
+    return record, Answered(logits, given if keep else None)
 
 
 def _loss_and_accuracy(head: Head, features: Floats, labels: NDArray[np.int64]) -> tuple[float, float]:
@@ -206,7 +209,7 @@ def _fine_tune(
     evaluated: NDArray[np.int64],
     *,
     resume: bool,
-) -> tuple[TrainResult, Floats]:
+) -> tuple[TrainResult, Answered]:
     """Train the rest, on features at the cut where there are any; return as `train_transfer`."""
     sources, config = sitting.sources, sitting.config
     images, splits = sources.images, sources.splits
@@ -241,8 +244,8 @@ def _fine_tune(
         before=record,
         planned_bytes=sitting.planned_bytes,
     )
-    logits = predict_logits(model, resident(evaluated), sources.preprocessing, most_at_once=config.evaluation_batch)
-    return result, logits.cpu().numpy()
+    most_at_once = config.evaluation_batch
+    return result, predict_answers(model, resident(evaluated), sources.preprocessing, most_at_once=most_at_once)
 
 
 def _compute(sitting: _Sitting, frozen: nn.Module) -> _Features:

@@ -11,6 +11,11 @@ from convscope.results import PARITY_TOLERANCE, UNKNOWN, Table
 
 SHOWN = 10
 """Changed pictures that are named."""
+RULES = {
+    "cosine to the nearest class": "cosine between what the last layer is given and the nearest class's mean of it",
+    "max-probability": "probability of the best class",
+}
+"""What the scores of a rule are, in words."""
 
 
 def model_file_section(run: RecordedRun) -> Section:
@@ -46,7 +51,7 @@ def _rule(rule: Mapping[str, Any] | None) -> tuple[Table, ...]:
     if rule is None:
         return ()
     rows = (
-        ("Score", rule["score"]),
+        ("Score", RULES.get(rule["score"], rule["score"])),
         ("Threshold", decimal_text(rule["threshold"])),
         (f"Validation pictures that keep their class, of {rule['n']:,}", percent_text(rule["kept"])),
         (f"Test pictures that keep it, of {rule['test_n']:,}", percent_text(rule["test_kept"])),

@@ -14,7 +14,7 @@ from torch import nn
 from convscope.engine import rows_at_once, start_session
 from convscope.errors import ExportError
 from convscope.evaluation.forward import Floats, Forward, torch_forward
-from convscope.export.onnx_file import trace
+from convscope.exporting.onnx_file import trace
 from convscope.processors import available_processors
 
 
@@ -49,7 +49,7 @@ def _onnx_run(module: nn.Module, shape: tuple[int, ...], threads: int) -> Callab
     Raises:
         ExportError, RuntimeError: it has no ONNX form, or one that ONNX Runtime cannot run.
     """
-    content = trace(module, torch.zeros(2, *shape), input_name="input", output_name="output")
+    content = trace(module, torch.zeros(2, *shape), input_name="input", output_names=("output",))
     session = start_session(content, threads=1)
     rows = rows_at_once(4 * int(np.prod(shape)))
     pool = ThreadPoolExecutor(threads, thread_name_prefix="forward")

@@ -15,29 +15,35 @@ from convscope.data.batches import Preprocessing
 from convscope.data.image_set import ImageSet
 from convscope.data.intake import Fit, fit_of
 from convscope.data.paths import read_members
-from convscope.engine import MODEL_FILE, SCORES, Engine, ModelCard, UnknownRule, start_session
+from convscope.engine import COSINE, MODEL_FILE, Engine, ModelCard, UnknownRule, start_session
 from convscope.errors import ExportError, UsageError
-from convscope.export.onnx_file import to_onnx
-from convscope.export.parity import PICTURES, compare
+from convscope.exporting.onnx_file import to_onnx
+from convscope.exporting.parity import PICTURES, compare
+from convscope.exporting.unknown import Centres, Choice
 from convscope.models import build_model, find_model
 from convscope.models.pretrained import fetch_weights, pretrained_class_names
 from convscope.models.saved import SavedModel, load_model
 from convscope.processors import available_processors
 from convscope.randomness import permutation
 from convscope.results import Certificate, OnProgress, ignore_progress
-from convscope.runs import read_config, read_json, write_bytes, write_json
+from convscope.runs import read_config, read_json, write_array, write_bytes, write_json
 
 CERTIFICATE_FILE = "certificate.json"
+CENTRES_FILE = "centres.npy"
+"""What `unknown` is measured from, kept so that the model file can be written anew."""
 
 
-def write_model_file(path: Path, saved: SavedModel, card: ModelCard) -> bytes:
+def write_model_file(path: Path, saved: SavedModel, card: ModelCard, centres: Centres | None = None) -> bytes:
     """Write a network as one ONNX file and return its content.
+
+    Args:
+        centres: that the card's rule measures from, None where it goes by the logits.
 
     Raises:
         ExportError: the network has no ONNX form.
         RunError: the file cannot be written.
     """
-    content = to_onnx(saved.network, saved.input_shape, saved.mean, saved.std, card)
+    content = to_onnx(saved.network, saved.input_shape, saved.mean, saved.std, card, centres)
     write_bytes(path, content)
     return content
 
@@ -60,8 +66,8 @@ def write_certified(
     images: ImageSet,
     *,
     tested: NDArray[np.int64],
-    test_logits: NDArray[np.float32],
-    unknown: UnknownRule | None,
+    test_kept: float | None,
+    unknown: Choice | None,
     device: torch.device,
     most_at_once: int | None = None,
     too_large: bool = False,
@@ -70,25 +76,28 @@ def write_certified(
 
     Args:
         saved: the trained network, on the device.
-        tested, test_logits: indices of the pictures to compare on, and all their logits [N, K].
+        tested: indices of the test pictures, some of which are compared.
+        test_kept: fraction of them that the rule keeps.
         most_at_once: so many pictures at most go through the network at a time.
         too_large: there is no memory to write the file, and the certificate says so.
     """
-    card = card_of(saved, data, unknown)
+    card = card_of(saved, data, None if unknown is None else unknown.rule)
+    centres = None if unknown is None else unknown.centres
+    if centres is not None:
+        write_array(run / CENTRES_FILE, centres)
     compared = np.sort(tested[permutation(len(tested), "certificate")[:PICTURES]])
     contents = read_members(Path(data.source), {images.ids[i] for i in compared}) if Path(data.source).exists() else {}
     try:
         if too_large:
             raise ExportError("it would take more than the limit on memory; `convscope export RUN` writes it later")
-        content = write_model_file(run / MODEL_FILE, saved, card)
+        content = write_model_file(run / MODEL_FILE, saved, card, centres)
         engine = Engine(card, start_session(content, threads=available_processors()))
         preprocessing = Preprocessing(saved.mean, saved.std)
         certificate = compare(saved.network, preprocessing, device, engine, images, compared, contents, most_at_once)
     except ExportError as error:
         (run / MODEL_FILE).unlink(missing_ok=True)
         certificate = Certificate(failed=str(error))
-    kept = None if unknown is None else float((SCORES[unknown.score](test_logits) >= unknown.threshold).mean())
-    rule = None if unknown is None else asdict(unknown) | {"test_kept": kept, "test_n": len(test_logits)}
+    rule = None if unknown is None else asdict(unknown.rule) | {"test_kept": test_kept, "test_n": len(tested)}
     tree = {"file": MODEL_FILE, **asdict(certificate), "agrees": certificate.agrees, "unknown": rule}
     write_json(run / CERTIFICATE_FILE, tree)
     return certificate
@@ -98,7 +107,9 @@ def export_run(run: Path, path: Path | None = None) -> Path:
     """Write the model file of a finished run anew, into the run folder or to another path, and return where it is."""
     saved, data = load_model(run), read_config(run).data
     path = path or run / MODEL_FILE
-    write_model_file(path, saved, card_of(saved, data, _recorded_rule(run)))
+    rule = _recorded_rule(run)
+    centres = np.load(run / CENTRES_FILE, allow_pickle=False) if rule is not None and rule.score == COSINE else None
+    write_model_file(path, saved, card_of(saved, data, rule), centres)
     return path
 
 
