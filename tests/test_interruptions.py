@@ -167,7 +167,9 @@ def test_of_two_trainers_on_one_folder_exactly_one_wins(tmp_path: Path) -> None:
     for race in range(RACES):
         run = tmp_path / str(race)
         rivals = [start(run, settings), start(run, settings)]
-        assert sorted(finish(rival) or 0 for rival in rivals) == [0, 1]
+        won, lost = sorted(finish(rival) or 0 for rival in rivals)
+        assert won == 0
+        assert lost in (1, 2)  # the folder was locked, or, where one began much later, no longer empty
         assert read_json(run / "results.json")["epochs"] == 1
 
 

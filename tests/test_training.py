@@ -27,9 +27,9 @@ from convscope.models import build_model
 from convscope.models.saved import channels_last
 from convscope.models.whitening import whiten_first_layer
 from convscope.randomness import permutation
-from convscope.results import Progress, ignore_progress
+from convscope.results import EpochRecord, Progress, ignore_progress
 from convscope.runs import read_history
-from convscope.training.loop import TrainingData, train
+from convscope.training.loop import TrainingData, is_better, train
 from convscope.training.optimizers import Optimizer, orthogonalize
 from convscope.training.schedules import SCHEDULES
 from convscope.workflow import prepare
@@ -243,12 +243,25 @@ def test_patience_stops_and_the_best_weights_are_kept(tmp_path: Path) -> None:
     network = new_network()
     config = TrainConfig(epochs=50, batch_size=16, lr=0.01, patience=2)
     result = train(network, flipped, config, tmp_path, on_progress=ignore_progress)
-    losses = [record.validation_loss for record in result.history]
-    assert len(losses) == result.best_epoch + 2 < 50
-    assert losses[result.best_epoch - 1] == min(losses)  # type: ignore[type-var]
+    best = max(result.history, key=lambda record: (record.validation_accuracy, -(record.validation_loss or 0)))
+    assert best.epoch == result.best_epoch
+    assert len(result.history) == result.best_epoch + 2 < 50
     with torch.no_grad():
         x = data.preprocessing.apply(wrong.pictures, wrong.rows)
-        assert float(F.cross_entropy(network(x), (wrong.labels + 1) % 3)) == pytest.approx(min(losses), abs=1e-6)  # type: ignore[type-var]
+        assert float(F.cross_entropy(network(x), (wrong.labels + 1) % 3)) == pytest.approx(
+            best.validation_loss, abs=1e-6
+        )
+
+
+def test_the_better_epoch_is_more_often_right_or_surer_of_as_much() -> None:
+    def epoch(accuracy: float | None, loss: float | None) -> EpochRecord:
+        return EpochRecord(1, 0.1, 0.9, loss, accuracy, 0.001, 100, 1.0)
+
+    assert is_better(epoch(0.96, 0.3), epoch(0.95, 0.2))
+    assert not is_better(epoch(0.95, 0.1), epoch(0.96, 0.2))
+    assert is_better(epoch(0.95, 0.1), epoch(0.95, 0.2))
+    assert not is_better(epoch(0.95, 0.2), epoch(0.95, 0.2))
+    assert is_better(epoch(None, None), epoch(None, None))
 
 
 def test_patience_without_validation_is_refused(tmp_path: Path) -> None:

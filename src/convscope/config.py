@@ -146,7 +146,7 @@ class TrainConfig:
         whiten: compute the first layer from the training pictures instead of training it, so that its maps are
             uncorrelated.
         normalize: subtract the mean and divide by the deviation of the training part, per channel.
-        patience: stop after this many epochs without a better validation loss; None never stops early.
+        patience: stop after this many epochs without a better one on validation data; None never stops early.
         seed: of weights, order, augmentation and dropout.
         device: auto, cpu, cuda, cuda:N or mps.
         threads: CPU threads; None is torch's choice, and one for networks too small to gain from more.

@@ -78,7 +78,8 @@ class LoopState:
         loss_sum, correct, seen: running sums over this epoch.
         epochs_before: epochs that were done before this loop began, by a head fitted on frozen features.
         best_step: the checkpoint that holds the best weights so far, None before the first epoch's end.
-        best_loss: its validation loss, None without a validation part: then the last epoch is the best.
+        best_epoch: that of the highest validation accuracy, of the same ones that of the lowest loss; the last one
+            without a validation part.
         parts: a batch goes through the network in so many parts; more than the configuration says after memory ran out.
         seconds, epoch_seconds: time spent so far, over all sittings, in the run and in this epoch.
         finished: nothing is left to train.
@@ -93,7 +94,6 @@ class LoopState:
     seen: int = 0
     best_step: int | None = None
     best_epoch: int | None = None
-    best_loss: float | None = None
     epochs_since_best: int = 0
     seconds: float = 0.0
     epoch_seconds: float = 0.0
@@ -223,7 +223,6 @@ def train(
             epochs_before=before.epoch,
             best_step=0,
             best_epoch=before.epoch,
-            best_loss=before.validation_loss,
             seconds=before.seconds,
             history=(before,),
         )
@@ -385,9 +384,9 @@ def _end_epoch(session: _Session) -> None:
         seconds=state.epoch_seconds,
     )
     state.epochs_since_best += 1
-    if validation_loss is None or state.best_loss is None or validation_loss < state.best_loss:
-        state.best_loss, state.best_step, state.best_epoch = validation_loss, state.step, state.epoch
-        state.epochs_since_best = 0
+    best = next((record for record in state.history if record.epoch == state.best_epoch), None)
+    if best is None or is_better(record, best):
+        state.best_step, state.best_epoch, state.epochs_since_best = state.step, state.epoch, 0
     state.history = (*state.history, record)
     out_of_patience = config.patience is not None and state.epochs_since_best >= config.patience
     state.finished = state.epoch == config.epochs or out_of_patience
@@ -396,6 +395,20 @@ def _end_epoch(session: _Session) -> None:
     state.loss_sum, state.correct, state.seen, state.epoch_seconds = 0.0, 0, 0, 0.0
     _save(session)
     write_history(session.run, state.history)
+
+
+def is_better(record: EpochRecord, than: EpochRecord) -> bool:
+    """Return whether an epoch beats an earlier one: by validation accuracy, between equals by loss.
+
+    Not by loss first: a network that grows sure of itself loses more by its few mistakes while it makes fewer of them.
+    Without validation the later one is the better.
+    """
+    if record.validation_accuracy is None or record.validation_loss is None:
+        return True
+    assert than.validation_accuracy is not None
+    assert than.validation_loss is not None
+    ours, theirs = ((r.validation_accuracy, -r.validation_loss) for r in (record, than))  # type: ignore[operator]
+    return ours > theirs
 
 
 def _raise_not_finite(session: _Session, loss: float, step: int, numbers: NDArray[np.int64]) -> NoReturn:
