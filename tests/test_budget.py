@@ -258,14 +258,16 @@ def test_rules_know_all_that_an_operation_allocates(order: torch.memory_format) 
     aten = torch.ops.aten
     x = torch.rand(4, 16, 30, 30).contiguous(memory_format=order)
     ones, zeros = torch.ones(16), torch.zeros(16)
+    other = x.contiguous(memory_format=next(each for each in ORDERS if each != order))
     pooled, places = aten.max_pool2d_with_indices(x, [2, 2], [2, 2])
     operations = (
         (aten.native_batch_norm.default, (x, ones, zeros, zeros.clone(), ones.clone(), True, 0.1, 1e-5)),
         *(
             (
                 aten.native_batch_norm_backward.default,
-                (x, x, ones, zeros, ones, zeros, ones, training, 1e-5, [wanted, True, True]),
+                (gradient, x, ones, zeros, ones, zeros, ones, training, 1e-5, [wanted, True, True]),
             )
+            for gradient in (x, other)
             for training in (True, False)
             for wanted in (True, False)
         ),

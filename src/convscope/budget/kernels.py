@@ -85,13 +85,13 @@ def _batch_norm(
 
 
 def _batch_norm_backward(gradient: Tensor, x: Tensor, weight: Tensor | None, *rest: Any) -> Results:  # noqa: ANN401
-    """Gradients of a batch norm; that of its input is allocated twice, and one of the two let go of."""
+    """Gradients of a batch norm; where both tensors lie alike, that of the input is allocated twice and one let go of."""
     wanted = rest[-1]
     return (
         _like(x) if wanted[0] else None,
         x.new_empty(x.shape[1]) if wanted[1] else None,
         x.new_empty(x.shape[1]) if wanted[2] else None,
-    ), x.nbytes if wanted[0] else 0
+    ), x.nbytes if wanted[0] and gradient.stride() == x.stride() else 0
 
 
 def _max_pool(
