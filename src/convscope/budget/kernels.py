@@ -85,7 +85,7 @@ def _batch_norm(
 
 
 def _batch_norm_backward(gradient: Tensor, x: Tensor, weight: Tensor | None, *rest: Any) -> Results:  # noqa: ANN401
-    """Gradients of a batch norm; where both tensors lie alike, that of the input is allocated twice, once for nothing."""
+    """Gradients of a batch norm; where both tensors lie alike, that of the input is allocated twice."""
     wanted = rest[-1]
     return (
         _like(x) if wanted[0] else None,
