@@ -6,6 +6,8 @@ import pytest
 
 from convscope.config import DataConfig, ModelConfig, RunConfig, TrainConfig, config_from_json, config_to_json
 from convscope.errors import UsageError
+from convscope.models import published_preprocessing
+from convscope.models.zoo import EMBEDDED
 from convscope.recipes import RECIPES
 
 
@@ -59,3 +61,13 @@ def test_a_config_of_a_newer_version_names_the_option() -> None:
     tree["train"]["sharpness"] = 3
     with pytest.raises(UsageError, match="unknown train option 'sharpness'"):
         config_from_json(tree)
+
+
+def test_recipes_give_embedded_weights_the_pictures_that_they_are_for() -> None:
+    embedded = [recipe.config() for recipe in RECIPES.values() if recipe.config().model.name == EMBEDDED]
+    assert len(embedded) >= 4
+    for config in embedded:
+        published = published_preprocessing(config.model)
+        assert published is not None
+        for name in ("image_size", "resize", "crop_fraction", "interpolation"):
+            assert getattr(config.data, name) == getattr(published, name), name

@@ -290,8 +290,9 @@ def _mnist(model: str, **train: object) -> RunConfig:
 
 
 def _embedded(train: TrainConfig) -> RunConfig:
+    """Return a run from the embedded weights, on pictures of the size and form that they are for."""
     return RunConfig(
-        data=DataConfig(source="", split=(70, 15, 15)),
+        data=DataConfig(source="", image_size=224, crop_fraction=0.875, interpolation="bicubic", split=(70, 15, 15)),
         model=ModelConfig(name="efficientnet_lite0", pretrained=True),
         train=train,
     )
