@@ -10,7 +10,6 @@ changed.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -109,12 +108,12 @@ def load_run(folder: Path) -> Run:
     return Run(recipe, config, facts, read_json(folder / "results.json"))
 
 
-def fixed_options(config: RunConfig) -> str:
-    """Return as text what a run of a recipe may not change."""
+def fixed_options(config: RunConfig) -> dict[str, Any]:
+    """Return what a run of a recipe may not change."""
     tree = config_to_json(config)
-    return json.dumps(
-        {f"{part}.{name}": v for part, vs in tree.items() for name, v in vs.items() if (part, name) not in MAY_DIFFER}
-    )
+    return {
+        f"{part}.{name}": v for part, vs in tree.items() for name, v in vs.items() if (part, name) not in MAY_DIFFER
+    }
 
 
 def group(runs: Iterable[Run]) -> list[Row]:
