@@ -107,9 +107,6 @@ def _read(
     config: DataConfig, entries: Iterable[Entry], kept: Kept, on_progress: OnProgress, total: int | None
 ) -> tuple[list[Accepted], list[Refused]]:
     """Return the pictures in the order of their paths, and what was refused; what is kept is not decoded again."""
-    if isinstance(entries, list) and kept.is_of(entries):  # as mostly: nothing to look up, and it is kept in order
-        on_progress(Progress("reading pictures", len(entries), len(entries)))
-        return list(kept.accepted), list(kept.refused)
     accepted: list[Accepted] = []
     refused: list[Refused] = []
     stamps: dict[str, Stamp] = {}

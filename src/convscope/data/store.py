@@ -85,9 +85,7 @@ class Kept:
 
     def is_of(self, entries: list[Entry]) -> bool:
         """Return whether these are the files that are kept, unchanged."""
-        return len(entries) == len(self.accepted) + len(self.refused) and {
-            (entry.name, entry.stamp) for entry in entries
-        } == {(name, stamp) for name, stamp, _ in (*self.accepted, *self.refused)}
+        return {(entry.name, entry.stamp) for entry in entries} == self._verdicts.keys()
 
     def without_borrowed_sizes(self, config: DataConfig) -> Kept:
         """Return this without the pictures that have the size of others in the source, which may have gone."""

@@ -162,7 +162,7 @@ def _fit_head(
             f"the last layer has {head_layer.out_features} outputs for {images.num_classes} classes, so no head can be "
             "fitted; train the network whole with --no-freeze"
         )
-    given = features.of(evaluated)
+    given = features  # to the head, which may take square roots of them
     views = tuple(multiplied(head_layer, view) for view in features.views)
     features = replace(features, plain=multiplied(head_layer, features.plain), views=views)
     labels = images.labels[splits.train]
@@ -190,9 +190,8 @@ def _fit_head(
         examples_seen=len(splits.train),
         seconds=time.perf_counter() - start,
     )
-    logits = head.logits(multiplied(head_layer, given))
-    keep = given.shape[1] <= MOST_FEATURES and config.memory is None
-    return record, Answered(logits, given if keep else None)
+    keep = head_layer.in_features <= MOST_FEATURES and config.memory is None
+    return record, Answered(head.logits(features.of(evaluated)), given.of(evaluated) if keep else None)
 
 
 def _loss_and_accuracy(head: Head, features: Floats, labels: NDArray[np.int64]) -> tuple[float, float]:
