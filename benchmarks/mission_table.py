@@ -100,12 +100,8 @@ def main() -> None:
 def load_run(folder: Path) -> Run:
     config = read_config(folder)
     mine = fixed_options(config)
-    facts = read_json(folder / "run.json")
-    classes = sum(any(counts) for counts in zip(*facts["data"]["class_counts"].values(), strict=True))
-    fitting = [name for name, entry in RECIPES.items() if fixed_options(entry.config()) == mine]
-    # n11-ours and n13-ours are the same training on other pictures; these tell them apart
-    recipe = next((name for name in fitting if len(fitting) == 1 or RECIPES[name].pictures.classes == classes), None)
-    return Run(recipe, config, facts, read_json(folder / "results.json"))
+    recipe = next((name for name, entry in RECIPES.items() if fixed_options(entry.config()) == mine), None)
+    return Run(recipe, config, read_json(folder / "run.json"), read_json(folder / "results.json"))
 
 
 def fixed_options(config: RunConfig) -> dict[str, Any]:
