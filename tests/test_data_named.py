@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from convscope import download
 from convscope.config import DataConfig
-from convscope.data import cifar, idx, mnist5k
+from convscope.data import cifar, idx, load_images, mnist5k
 from convscope.data.digits import load_digits
 from convscope.data.packaged import find_table, read_table
 from convscope.errors import DataError
@@ -61,6 +61,21 @@ def test_mnist5k_holds_out_the_last_hundred_of_each_class() -> None:
     parts = np.array(images.parts)
     for digit in range(10):
         assert parts[images.labels == digit].tolist() == ["train"] * 400 + ["test"] * 100
+
+
+def test_only_the_pictures_that_are_asked_for_are_resized() -> None:
+    large = DataConfig(source="mnist5k", image_size=224, per_class=2)
+    few = load_images(replace(large, image_size=None))
+    load_images(replace(large, per_class=1))  # what is imported on the way does not count
+    tracemalloc.start()
+    try:
+        images = load_images(large)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert images.ids == few.ids
+    assert images.images.shape == (40, 224, 224, 1)
+    assert peak < 5_000 * 224 * 224 / 4
 
 
 def test_mnist5k_cut_short_is_refused(tmp_path: Path) -> None:

@@ -227,6 +227,23 @@ def mnist_99() -> RunConfig:
     )
 
 
+def mnist_99_5() -> RunConfig:
+    """Return the default network with two to three times its maps, trained to 99.5 % on MNIST.
+
+    Of validation pictures 99.6 % were right with these maps and smoothed labels, 99.5 % with 16 and 48 maps in twelve
+    epochs and 99.4 % with 8 and 32 in twenty, in the same time (one run each).
+    """
+    return RunConfig(
+        data=DataConfig(source="mnist", split=(95, 5, 0)),
+        model=ModelConfig(
+            name="stack",
+            stack="conv 24 5x5; max-pool 2; batch-norm; relu; conv 64 5x5; max-pool 2; batch-norm; relu; "
+            "linear 128; relu; linear 10",
+        ),
+        train=TrainConfig(epochs=7, batch_size=256, lr=0.01, label_smoothing=0.1, augment=("crop",)),
+    )
+
+
 def cifar_75() -> RunConfig:
     """Return the shortest run of whole epochs that gives clearly more than 75 % on CIFAR-10.
 
@@ -277,6 +294,7 @@ RECIPES: dict[str, Recipe] = {
     "n13-ours": Recipe("EfficientNet-Lite0 on flowers, frozen; no network needed", n13_ours, FLOWERS),
     "n13-unfrozen": Recipe("EfficientNet-Lite0 on flowers, last blocks unfrozen", n13_unfrozen, FLOWERS),
     "mnist-99": Recipe("99 % on MNIST in seconds", mnist_99),
+    "mnist-99.5": Recipe("99.5 % on MNIST in less than 100 seconds", mnist_99_5),
     "cifar-75": Recipe("75 % on CIFAR-10 in two minutes", cifar_75),
 }
 

@@ -75,8 +75,8 @@ def load_images(config: DataConfig, on_progress: OnProgress = ignore_progress) -
     """
     path = Path(config.source)
     if config.source in DATASETS:
-        images = _fit(DATASETS[config.source].load(config, on_progress), config)
-    elif path.is_dir():
+        return _fit(_limit(DATASETS[config.source].load(config, on_progress), config), config)
+    if path.is_dir():
         images = folder.load_folder(config, on_progress)
     elif path.is_file() and csv_file.is_csv(path):
         images = csv_file.load_csv(config, on_progress)
@@ -88,7 +88,7 @@ def load_images(config: DataConfig, on_progress: OnProgress = ignore_progress) -
         )
     else:
         raise unknown_name("data set or folder", config.source, DATASETS)
-    return images if config.per_class is None else _limit(images, config.per_class, config.split_seed)
+    return _limit(images, config)
 
 
 def _fit(images: ImageSet, config: DataConfig) -> ImageSet:
@@ -102,12 +102,15 @@ def _fit(images: ImageSet, config: DataConfig) -> ImageSet:
     return replace(images, images=np.stack(fitted))
 
 
-def _limit(images: ImageSet, per_class: int, seed: int) -> ImageSet:
+def _limit(images: ImageSet, config: DataConfig) -> ImageSet:
     """Keep at most `per_class` pictures of each class in each part of the source, chosen at random."""
+    if config.per_class is None:
+        return images
     chosen = []
     parts = np.array(images.parts)
     for part in sorted(set(images.parts)):
         for label in range(images.num_classes):
             members = np.flatnonzero((parts == part) & (images.labels == label))
-            chosen.append(members[permutation(len(members), seed, "per-class", part, label)[:per_class]])
+            order = permutation(len(members), config.split_seed, "per-class", part, label)
+            chosen.append(members[order[: config.per_class]])
     return images.take(np.sort(np.concatenate(chosen)))
