@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from convscope.budget.memory import NotTraceable, predict_memory
 from convscope.config import RunConfig
 from convscope.device import choose_device, measure_peak_flops
-from convscope.models import build_shapes, find_model
+from convscope.models import build_shapes
 from convscope.models.blocks import InputShape
 from convscope.models.pretrained import weights_status
 from convscope.models.saved import channels_last
@@ -50,9 +50,9 @@ def recipe_needs() -> list[RecipeNeeds]:
 
 def _needs_of(name: str, recipe: Recipe, peak: float) -> RecipeNeeds:
     config, pictures = recipe.config(), recipe.pictures
-    native = find_model(config.model.name).native_shape
+    channels, height, width = pictures.shape
     size = config.data.image_size
-    shape = native if size is None else (1 if config.data.gray else native[0], size, size)
+    shape = (1 if config.data.gray else channels, size or height, size or width)
     budget = budget_of_run(config, shape, pictures.classes)
     seconds = None
     if budget is not None:

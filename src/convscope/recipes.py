@@ -16,21 +16,27 @@ from convscope.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 
 @dataclass(frozen=True)
 class Pictures:
-    """The data set that a recipe is for, and how many of its pictures it trains on and looks at for validation."""
+    """The data set that a recipe is for, and how many of its pictures it trains on and looks at for validation.
+
+    Args:
+        shape: of one picture where the recipe names no size, (C, H, W).
+    """
 
     name: str
+    shape: tuple[int, int, int]
     train: int
     validation: int
     classes: int
 
 
+GRAY_28, PHOTO = (1, 28, 28), (3, 64, 64)
 NAMED = {
-    "mnist5k": Pictures("mnist5k", 3_600, 400, 10),
-    "mnist": Pictures("mnist", 54_000, 6_000, 10),
-    "cifar10": Pictures("cifar10", 45_000, 5_000, 10),
+    "mnist5k": Pictures("mnist5k", GRAY_28, 3_600, 400, 10),
+    "mnist": Pictures("mnist", GRAY_28, 54_000, 6_000, 10),
+    "cifar10": Pictures("cifar10", (3, 32, 32), 45_000, 5_000, 10),
 }
-CATS_AND_DOGS = Pictures("a folder or archive of cats and dogs, one folder a class", 3_240, 360, 2)
-FLOWERS = Pictures("a folder or archive of flowers, one folder a class", 2_845, 610, 5)
+CATS_AND_DOGS = Pictures("a folder or archive of cats and dogs, one folder a class", PHOTO, 3_240, 360, 2)
+FLOWERS = Pictures("a folder or archive of flowers, one folder a class", PHOTO, 2_845, 610, 5)
 
 
 @dataclass(frozen=True)
