@@ -244,7 +244,8 @@ def comparison_lines(folder: Path) -> list[str]:
         )
         for model in models
     ]
-    first = folder / Path(models[0]["runs"][0]).name
+    recorded = Path(models[0]["runs"][0])
+    first = recorded if recorded.is_dir() else folder / recorded.name  # moved together
     counts = read_json(first / "run.json")["data"]["class_counts"]
     return [
         f"## {', '.join(model['model'] for model in models)} on {comparison['data']}",
