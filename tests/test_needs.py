@@ -39,6 +39,18 @@ def test_a_frozen_network_sees_each_picture_once(of_recipes: dict[str, RecipeNee
     assert whole / frozen == pytest.approx(1 + 3 * (TRAINING_PASSES * 3_240 + 360) / (3_240 + 360))
 
 
+def test_epochs_of_the_last_blocks_count_what_lies_behind_the_cut(of_recipes: dict[str, RecipeNeeds]) -> None:
+    config, flowers = RECIPES["n13-unfrozen"].config(), RECIPES["n13-unfrozen"].pictures
+    predicted, _ = api.budget("efficientnet_lite0", num_classes=flowers.classes)
+    early = ("conv_stem", *(f"blocks.{number}." for number in range(5)))
+    before = sum(layer.macs for layer in predicted.layers if layer.name.startswith(early))
+    assert 0.4 < before / predicted.macs < 0.8
+    views = config.train.views * flowers.train + flowers.validation
+    learning = 5 * (TRAINING_PASSES * flowers.train + flowers.validation)
+    likely = 2 * (views * predicted.macs + learning * (predicted.macs - before)) / (USUAL_SHARE * PEAK)
+    assert of_recipes["n13-unfrozen"].seconds == pytest.approx((likely / FACTOR, likely * FACTOR))
+
+
 def test_memory_is_that_of_the_budget(of_recipes: dict[str, RecipeNeeds]) -> None:
     predicted, _ = api.budget("cats-cnn", batch_size=64, num_classes=2)
     assert of_recipes["n7"].memory_bytes == predicted.memory.training_peak_bytes

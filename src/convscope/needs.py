@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from convscope.budget.memory import NotTraceable, predict_memory
@@ -13,7 +14,7 @@ from convscope.models.pretrained import weights_status
 from convscope.models.saved import channels_last
 from convscope.models.zoo import freeze_all_but_head
 from convscope.recipes import RECIPES, Recipe
-from convscope.results import Budget
+from convscope.results import Budget, LayerCost
 
 USUAL_SHARE, FACTOR = 0.3, 3.0
 """Share of the peak of a matrix product that training reaches, and how far off that may be either way.
@@ -56,7 +57,7 @@ def _needs_of(name: str, recipe: Recipe, peak: float) -> RecipeNeeds:
     budget = budget_of_run(config, shape, pictures.classes)
     seconds = None
     if budget is not None:
-        likely = _operations(config, recipe, budget.macs) / (USUAL_SHARE * peak)
+        likely = _operations(config, recipe, budget.layers) / (USUAL_SHARE * peak)
         seconds = likely / FACTOR, likely * FACTOR
     return RecipeNeeds(
         recipe=name,
@@ -68,19 +69,29 @@ def _needs_of(name: str, recipe: Recipe, peak: float) -> RecipeNeeds:
     )
 
 
-def _operations(config: RunConfig, recipe: Recipe, macs: int) -> float:
+def _operations(config: RunConfig, recipe: Recipe, layers: Sequence[LayerCost]) -> float:
     """Return the floating-point operations of a whole run.
 
-    A frozen network sees each picture once, in as many views as augmentation asks for; epochs in which it learns again
-    count as if all of it did.
+    A frozen network sees each picture once, in as many views as augmentation asks for; in the epochs in which stages of
+    it learn again, what lies before the first of them is not computed anew.
     """
     pictures, train = recipe.pictures, config.train
-    epoch = (TRAINING_PASSES * pictures.train + pictures.validation) * 2 * macs
+
+    def epoch(learning: Sequence[LayerCost]) -> float:
+        return (TRAINING_PASSES * pictures.train + pictures.validation) * 2 * sum(layer.macs for layer in learning)
+
     if not config.frozen:
-        return train.epochs * epoch
+        return train.epochs * epoch(layers)
     views = train.views if train.augment else 1
-    learning = 0 if train.unfreeze_at is None else train.epochs - train.unfreeze_at + 1
-    return (views * pictures.train + pictures.validation) * 2 * macs + learning * epoch
+    once = (views * pictures.train + pictures.validation) * 2 * sum(layer.macs for layer in layers)
+    if train.unfreeze_at is None:
+        return once
+    cut = next((at for at, layer in enumerate(layers) if _is_within(layer.name, train.unfreeze)), 0)
+    return once + (train.epochs - train.unfreeze_at + 1) * epoch(layers[cut:])
+
+
+def _is_within(layer: str, stages: Sequence[str]) -> bool:
+    return any(f"{layer}.".startswith(f"{stage}.") for stage in stages)
 
 
 def budget_of_run(config: RunConfig, shape: InputShape, num_classes: int, *, batch_size: int = 0) -> Budget | None:

@@ -37,6 +37,8 @@ NAMED = {
 }
 CATS_AND_DOGS = Pictures("a folder or archive of cats and dogs, one folder a class", PHOTO, 3_240, 360, 2)
 FLOWERS = Pictures("a folder or archive of flowers, one folder a class", PHOTO, 2_845, 610, 5)
+LAST_BLOCKS = ("blocks.5", "blocks.6", "conv_head", "bn2")
+"""What learns of the embedded network when it is unfrozen: its last two groups of blocks and what follows them."""
 
 
 @dataclass(frozen=True)
@@ -214,7 +216,7 @@ def n13_unfrozen() -> RunConfig:
             epochs=6,
             batch_size=32,
             unfreeze_at=2,
-            unfreeze=("blocks.5", "blocks.6", "conv_head", "bn2"),
+            unfreeze=LAST_BLOCKS,
             augment=("flip", "crop"),
         )
     )
@@ -260,6 +262,28 @@ def cifar_75() -> RunConfig:
     return RunConfig(data=DataConfig(source="cifar10"), model=ModelConfig(name="quick"), train=_quick(epochs=2))
 
 
+def cifar_90() -> RunConfig:
+    """Return the run that gives 90 % on CIFAR-10 from the embedded weights of ImageNet, last blocks unfrozen.
+
+    A fitted head gave 79.7 % of validation pictures, four epochs of the last blocks 90.7 % (one run). From random
+    weights `quick-wide` with twice its parameters came to 87.5 % of test pictures in 17 minutes.
+    """
+    return RunConfig(
+        data=DataConfig(
+            source="cifar10", image_size=128, crop_fraction=0.875, interpolation="bicubic", split=(96, 4, 0)
+        ),
+        model=ModelConfig(name="efficientnet_lite0", pretrained=True),
+        train=TrainConfig(
+            epochs=5,
+            batch_size=128,
+            label_smoothing=0.1,
+            unfreeze_at=2,
+            unfreeze=LAST_BLOCKS,
+            unfreeze_lr=0.001,
+        ),
+    )
+
+
 def demo() -> RunConfig:
     """Return the run of `make demo`: embedded digits, no network needed.
 
@@ -302,6 +326,7 @@ RECIPES: dict[str, Recipe] = {
     "mnist-99": Recipe("99 % on MNIST in seconds", mnist_99),
     "mnist-99.5": Recipe("99.5 % on MNIST in less than 100 seconds", mnist_99_5),
     "cifar-75": Recipe("75 % on CIFAR-10 in two minutes", cifar_75),
+    "cifar-90": Recipe("90 % on CIFAR-10 in less than twenty minutes, from the embedded weights", cifar_90),
 }
 
 
