@@ -4,7 +4,8 @@
     python benchmarks/mission_table.py RUNS [--comparison FOLDER ...]
 
 A run belongs to the recipe that it has every option of, but for what a shortened run may change; the table says what it
-changed.
+changed. What the table needs of each run is kept in results/recipes.json, so that not all recipes have to be run on one
+machine: a run takes the place of the one with its recipe, pictures, epochs and seed, the others stay.
 """
 
 from __future__ import annotations
@@ -13,17 +14,18 @@ import argparse
 import statistics
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from convscope.config import RunConfig, config_to_json
+from convscope.config import RunConfig, config_from_json, config_to_json
 from convscope.recipes import RECIPES
 from convscope.report.text import bytes_text, count_text, percent_text, seconds_text
 from convscope.results import mean_accuracy_of
-from convscope.runs import read_config, read_json
+from convscope.runs import read_config, read_json, write_json
 
 OUT = Path(__file__).parents[1] / "docs" / "results.md"
+KEPT = Path(__file__).parent / "results" / "recipes.json"
 REPORTED = {
     "n1": "96.7 %",
     "n2": "95.4 to 95.7 %",
@@ -45,14 +47,22 @@ MAY_DIFFER = {
     ("train", "seed"), ("train", "device"), ("train", "threads"), ("train", "checkpoint_seconds"),
     ("train", "checkpoint_steps"),
 }  # fmt: skip
+FACTS = {
+    "data": ("name", "fingerprint", "class_counts"),
+    "hardware": ("name", "device", "cpu_cores", "platform", "threads"),
+    "versions": ("torch",),
+}
+RESULTS = ("accuracy", "split_sha256", "train_seconds", "peak_memory_bytes")
+COMPARED = ("model", "accuracy", "std", "n_seeds", "num_params", "macs", "train_seconds")
+"""What is kept of a run's run.json and results.json, and of each network of a comparison."""
 NONE = "–"
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run and the recipe it belongs to, None if it is none's."""
+    """A finished run of a recipe."""
 
-    recipe: str | None
+    recipe: str
     config: RunConfig
     facts: Mapping[str, Any]
     results: Mapping[str, Any]
@@ -87,21 +97,51 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+", help="folders that hold run folders")
     parser.add_argument("--comparison", type=Path, nargs="*", default=[], help="folders of `convscope compare`")
     parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--kept", type=Path, default=KEPT, help="JSON file of what was measured before")
     options = parser.parse_args()
+    kept = read_json(options.kept) if options.kept.exists() else {"runs": [], "comparisons": []}
     folders = [path.parent for place in (*options.runs, *options.comparison) for path in place.glob("*/results.json")]
-    rows = group(load_run(folder) for folder in sorted(folders))
-    options.out.write_text(render(rows, options.comparison))
+    rows = group([*map(load_run, sorted(folders)), *map(run_from_json, kept["runs"])])
+    comparisons = newest([*map(load_comparison, options.comparison), *kept["comparisons"]])
+    runs = [run_to_json(run) for row in rows for run in row.runs]
+    write_json(options.kept, {"runs": runs, "comparisons": comparisons})
+    options.out.write_text(render(rows, comparisons))
     print(options.out)
 
 
 # ---------------------------------------------------------------- runs
 
 
-def load_run(folder: Path) -> Run:
+def load_run(folder: Path) -> Run | None:
+    """Return what the table needs of a run folder; None if it is of no recipe."""
     config = read_config(folder)
+    recipe = recipe_of(config)
+    if recipe is None:
+        return None
+    facts, results = read_json(folder / "run.json"), read_json(folder / "results.json")
+    data = replace(config.data, source=Path(config.data.source).name, data_dir=None)
+    model = replace(config.model, weights=config.model.weights and Path(config.model.weights).name)
+    return Run(
+        recipe,
+        replace(config, data=data, model=model),  # without the paths of this machine
+        {part: {name: facts[part][name] for name in names} for part, names in FACTS.items()},
+        {name: results[name] for name in RESULTS},
+    )
+
+
+def recipe_of(config: RunConfig) -> str | None:
     mine = fixed_options(config)
-    recipe = next((name for name, entry in RECIPES.items() if fixed_options(entry.config()) == mine), None)
-    return Run(recipe, config, read_json(folder / "run.json"), read_json(folder / "results.json"))
+    return next((name for name, entry in RECIPES.items() if fixed_options(entry.config()) == mine), None)
+
+
+def run_to_json(run: Run) -> dict[str, Any]:
+    return {"config": config_to_json(run.config), "facts": run.facts, "results": run.results}
+
+
+def run_from_json(tree: Mapping[str, Any]) -> Run | None:
+    config = config_from_json(tree["config"])
+    recipe = recipe_of(config)
+    return None if recipe is None else Run(recipe, config, tree["facts"], tree["results"])
 
 
 def fixed_options(config: RunConfig) -> dict[str, Any]:
@@ -112,14 +152,14 @@ def fixed_options(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def group(runs: Iterable[Run]) -> list[Row]:
+def group(runs: Iterable[Run | None]) -> list[Row]:
     """Return the rows in the order of RECIPES, the longer runs first.
 
-    Runs of no recipe are left out, and so is a seed that is there already: it repeats the run.
+    Runs of no recipe are left out, and so is a seed that is there already: it repeats the run, or is an older one.
     """
     found: dict[str, dict[Any, dict[int, Run]]] = {}
     for run in runs:
-        if run.recipe is not None:
+        if run is not None:
             data, train = run.facts["data"], run.config.train
             key = (data["fingerprint"], run.results["split_sha256"], train.epochs)
             found.setdefault(run.recipe, {}).setdefault(key, {}).setdefault(train.seed, run)
@@ -128,10 +168,35 @@ def group(runs: Iterable[Run]) -> list[Row]:
     return sorted(rows, key=lambda row: (order.index(row.recipe), -row.runs[0].config.train.epochs))
 
 
+def load_comparison(folder: Path) -> dict[str, Any]:
+    """Return what the page says of a comparison."""
+    comparison = read_json(folder / "comparison.json")
+    recorded = Path(comparison["models"][0]["runs"][0])
+    first = recorded if recorded.is_dir() else folder / recorded.name  # moved together
+    counts = read_json(first / "run.json")["data"]["class_counts"]
+    return {
+        "data": comparison["data"],
+        "part": comparison["part"],
+        "pictures": comparison["n_pictures"],
+        "training_pictures": sum(counts["train"]),
+        "epochs": read_config(first).train.epochs,
+        "models": [{name: model[name] for name in COMPARED} for model in comparison["models"]],
+        "verdicts": [pair["sentence"] for pair in comparison["pairs"]],
+    }
+
+
+def newest(comparisons: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the comparisons without those that an earlier one of the same networks and data repeats."""
+    found: dict[Any, Mapping[str, Any]] = {}
+    for comparison in comparisons:
+        found.setdefault((comparison["data"], *(model["model"] for model in comparison["models"])), comparison)
+    return list(found.values())
+
+
 # ---------------------------------------------------------------- the page
 
 
-def render(rows: Sequence[Row], comparisons: Sequence[Path]) -> str:
+def render(rows: Sequence[Row], comparisons: Iterable[Mapping[str, Any]]) -> str:
     lines = [
         "# What the systems reach",
         "",
@@ -149,7 +214,7 @@ def render(rows: Sequence[Row], comparisons: Sequence[Path]) -> str:
         *recipes_table(rows),
         "",
         *hardware_lines(rows),
-        *(line for folder in comparisons for line in comparison_lines(folder)),
+        *(line for comparison in comparisons for line in comparison_lines(comparison)),
     ]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -229,8 +294,7 @@ def hardware_lines(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def comparison_lines(folder: Path) -> list[str]:
-    comparison = read_json(folder / "comparison.json")
+def comparison_lines(comparison: Mapping[str, Any]) -> list[str]:
     models = comparison["models"]
     rows = [
         (
@@ -244,18 +308,15 @@ def comparison_lines(folder: Path) -> list[str]:
         )
         for model in models
     ]
-    recorded = Path(models[0]["runs"][0])
-    first = recorded if recorded.is_dir() else folder / recorded.name  # moved together
-    counts = read_json(first / "run.json")["data"]["class_counts"]
     return [
         f"## {', '.join(model['model'] for model in models)} on {comparison['data']}",
         "",
-        f"{sum(counts['train']):,} training pictures, {comparison['n_pictures']:,} {comparison['part']} pictures, "
-        f"{read_config(first).train.epochs} epochs.",
+        f"{comparison['training_pictures']:,} training pictures, {comparison['pictures']:,} {comparison['part']} "
+        f"pictures, {comparison['epochs']} epochs.",
         "",
         *table(("network", "accuracy", "std", "seeds", "parameters", "multiply-adds", "training"), rows),
         "",
-        *(f"- {pair['sentence']}" for pair in comparison["pairs"]),
+        *(f"- {verdict}" for verdict in comparison["verdicts"]),
         "",
     ]
 

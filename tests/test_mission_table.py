@@ -48,7 +48,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
         write_recipe_run(folder / f"a{seed}", "n1", correct, seed=seed, threads=1)
     write_recipe_run(folder / "again", "n1", 100, seed=0)  # a seed that is there already counts once: the first
     write_recipe_run(folder / "b", "n1-ours", 196)
-    write_recipe_run(folder / "c", "n8", 100, data={"source": "p.tar", "per_class": 30}, epochs=2)
+    pictures = {"source": str(folder / "p.tar"), "data_dir": str(folder), "per_class": 30}
+    write_recipe_run(folder / "c", "n8", 100, data=pictures, epochs=2)
     write_recipe_run(folder / "d", "n3", 199, lr=0.5)  # another learning rate: no run of the recipe
     compared = folder / "compared"
     runs = [write_run(compared / model, draw(share, 1), model=model) for model, share in (("mlp", 0.6), ("cnn", 0.9))]
@@ -56,8 +57,13 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
         facts, counts = read_json(run / "run.json"), {"train": [7], "validation": [1], "test": [400]}
         write_json(run / "run.json", facts | {"data": {"name": "made", "fingerprint": "0", "class_counts": counts}})
     write_json(compared / "comparison.json", comparison_to_json(compare_runs(runs)))
-    out = folder / "results.md"
-    subprocess.run([sys.executable, SCRIPT, folder, "--comparison", compared, "--out", out], check=True)
+    return draw_page(folder, folder, "--comparison", compared)
+
+
+def draw_page(place: Path, *arguments: str | Path) -> str:
+    out = place / "results.md"
+    kept = ("--kept", place / "recipes.json", "--out", out)
+    subprocess.run([sys.executable, SCRIPT, *arguments, *kept], check=True)
     return out.read_text()
 
 
@@ -88,4 +94,20 @@ def test_every_system_has_a_row_and_comparisons_their_verdicts(page: str) -> Non
     assert "## mlp, cnn on made" in page
     assert "7 training pictures, 400 test pictures, 10 epochs." in page
     assert "- cnn is better than mlp (+" in page
-    assert "/tmp" not in page
+
+
+def test_what_was_measured_before_stays_until_it_is_measured_again(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    pictures = {"source": str(tmp_path / "p.tar"), "data_dir": str(tmp_path)}
+    for seed, correct in enumerate((190, 180)):
+        write_recipe_run(first / str(seed), "n1", correct, data=pictures, seed=seed)
+    write_recipe_run(first / "other", "n2", 150)
+    before = draw_page(tmp_path, first)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert draw_page(tmp_path, empty) == before
+    write_recipe_run(second / "1", "n1", 200, data=pictures, seed=1)
+    after = draw_page(tmp_path, second)
+    assert rows(after, "`n1`")[0][4:6] == ["2", f"97.50\u00a0% ± {100 * stdev((0.95, 1.0)):.2f}"]
+    assert rows(after, "`n2`") == rows(before, "`n2`")
+    assert str(tmp_path) not in (tmp_path / "recipes.json").read_text() + after
