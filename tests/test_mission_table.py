@@ -94,6 +94,7 @@ def test_every_system_has_a_row_and_comparisons_their_verdicts(page: str) -> Non
     assert "## mlp, cnn on made" in page
     assert "7 training pictures, 400 test pictures, 10 epochs." in page
     assert "- cnn is better than mlp (+" in page
+    assert "/tmp" not in page
 
 
 def test_what_was_measured_before_stays_until_it_is_measured_again(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from convscope.models import build_shapes
 from convscope.models.blocks import InputShape
 from convscope.models.pretrained import weights_status
 from convscope.models.saved import channels_last
+from convscope.models.stages import lies_in
 from convscope.models.zoo import freeze_all_but_head
 from convscope.recipes import RECIPES, Recipe
 from convscope.results import Budget, LayerCost
@@ -86,12 +87,9 @@ def _operations(config: RunConfig, recipe: Recipe, layers: Sequence[LayerCost]) 
     once = (views * pictures.train + pictures.validation) * 2 * sum(layer.macs for layer in layers)
     if train.unfreeze_at is None:
         return once
-    cut = next((at for at, layer in enumerate(layers) if _is_within(layer.name, train.unfreeze)), 0)
+    unfrozen = (at for at, layer in enumerate(layers) if any(lies_in(layer.name, stage) for stage in train.unfreeze))
+    cut = next(unfrozen, 0)
     return once + (train.epochs - train.unfreeze_at + 1) * epoch(layers[cut:])
-
-
-def _is_within(layer: str, stages: Sequence[str]) -> bool:
-    return any(f"{layer}.".startswith(f"{stage}.") for stage in stages)
 
 
 def budget_of_run(config: RunConfig, shape: InputShape, num_classes: int, *, batch_size: int = 0) -> Budget | None:

@@ -113,10 +113,11 @@ def split_stages(stages: Sequence[Stage], unfreeze: Sequence[str]) -> tuple[Froz
     """
     names = [name for name, module in stages if has_parameters(module)]
     for wanted in unfreeze:
-        if wanted != "all" and not any(_fits(name, wanted) for name in names):
+        if wanted != "all" and not any(lies_in(name, wanted) for name in names):
             raise unknown_name("stage", wanted, names)
     learns = [
-        name == names[-1] or "all" in unfreeze or any(_fits(name, wanted) for wanted in unfreeze) for name, _ in stages
+        name == names[-1] or "all" in unfreeze or any(lies_in(name, wanted) for wanted in unfreeze)
+        for name, _ in stages
     ]
     first = learns.index(True)
     while first and not has_parameters(stages[first - 1][1]):
@@ -224,7 +225,8 @@ class _Noted(Operations):  # type: ignore[no-untyped-call]
         return ("made by", self._made_by.get(id(value), id(value))) if isinstance(value, Tensor) else value
 
 
-def _fits(name: str, wanted: str) -> bool:
+def lies_in(name: str, wanted: str) -> bool:
+    """Return whether a layer is the one of this name or inside it."""
     return name == wanted or name.startswith(f"{wanted}.")
 
 
