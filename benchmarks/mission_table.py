@@ -5,7 +5,7 @@
 
 A run belongs to the recipe that it has every option of, but for what a shortened run may change; the table says what it
 changed. What the table needs of each run is kept in results/recipes.json, so that not all recipes have to be run on one
-machine: a run takes the place of the one with its recipe, pictures, epochs and seed, the others stay.
+machine: a run takes the place of the one with its recipe, pictures, epochs, split and seed, the others stay.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ REPORTED = {
 }
 """What the write-ups report, from the mission's table."""
 MAY_DIFFER = {
-    ("data", "source"), ("data", "data_dir"), ("data", "per_class"), ("model", "weights"), ("train", "epochs"),
-    ("train", "seed"), ("train", "device"), ("train", "threads"), ("train", "checkpoint_seconds"),
-    ("train", "checkpoint_steps"),
+    ("data", "source"), ("data", "data_dir"), ("data", "per_class"), ("data", "split_seed"), ("model", "weights"),
+    ("train", "epochs"), ("train", "seed"), ("train", "device"), ("train", "threads"),
+    ("train", "checkpoint_seconds"), ("train", "checkpoint_steps"),
 }  # fmt: skip
 FACTS = {
     "data": ("name", "fingerprint", "class_counts"),
     "hardware": ("name", "device", "cpu_cores", "platform", "threads"),
     "versions": ("torch",),
 }
-RESULTS = ("accuracy", "split_sha256", "train_seconds", "peak_memory_bytes")
+RESULTS = ("accuracy", "train_seconds", "peak_memory_bytes")
 COMPARED = ("model", "accuracy", "std", "n_seeds", "num_params", "macs", "train_seconds")
 """What is kept of a run's run.json and results.json, and of each network of a comparison."""
 NONE = "–"
@@ -70,7 +70,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Row:
-    """The runs of one recipe that differ in nothing but their seed."""
+    """The runs of one recipe that differ in nothing but the seeds of training and split."""
 
     recipe: str
     runs: tuple[Run, ...]
@@ -155,14 +155,14 @@ def fixed_options(config: RunConfig) -> dict[str, Any]:
 def group(runs: Iterable[Run | None]) -> list[Row]:
     """Return the rows in the order of RECIPES, the longer runs first.
 
-    Runs of no recipe are left out, and so is a seed that is there already: it repeats the run, or is an older one.
+    Runs of no recipe are left out, and so are seeds that are there already: they repeat a run, or are an older one.
     """
-    found: dict[str, dict[Any, dict[int, Run]]] = {}
+    found: dict[str, dict[Any, dict[Any, Run]]] = {}
     for run in runs:
         if run is not None:
-            data, train = run.facts["data"], run.config.train
-            key = (data["fingerprint"], run.results["split_sha256"], train.epochs)
-            found.setdefault(run.recipe, {}).setdefault(key, {}).setdefault(train.seed, run)
+            data, train = run.config.data, run.config.train
+            pictures = (run.facts["data"]["fingerprint"], train.epochs)
+            found.setdefault(run.recipe, {}).setdefault(pictures, {}).setdefault((data.split_seed, train.seed), run)
     rows = [Row(name, tuple(of_key.values())) for name in RECIPES for of_key in found.get(name, {}).values()]
     order = list(RECIPES)
     return sorted(rows, key=lambda row: (order.index(row.recipe), -row.runs[0].config.train.epochs))
@@ -201,9 +201,9 @@ def render(rows: Sequence[Row], comparisons: Iterable[Mapping[str, Any]]) -> str
         "# What the systems reach",
         "",
         "Made by benchmarks/mission_table.py from run folders. The weights of the best epoch on validation data are",
-        "measured on the test part, which chooses nothing. ± is the standard deviation over n seeds; an interval is",
-        "Wilson's, 95 %, for other test pictures. Shortened runs say so, and their accuracy is no match for the full",
-        "recipe's.",
+        "measured on the test part, which chooses nothing. ± is the standard deviation over n seeds, or over the seeds of",
+        "n splits where it says so; an interval is Wilson's, 95 %, for other test pictures. Shortened runs say so, and",
+        "their accuracy is no match for the full recipe's.",
         "",
         "## Beside the write-ups",
         "",
@@ -236,14 +236,15 @@ def system_cell(row: Row | None) -> str:
         return NONE
     recipe = "" if row.recipe in REPORTED else f"`{row.recipe}` "
     short = f"; shortened: {', '.join(row.shortened)}" if row.shortened else ""
-    return f"{recipe}{accuracy_text(row)} (n = {len(row.runs)}{short})"
+    return f"{recipe}{accuracy_text(row)} (n = {count_of_runs(row)}{short})"
 
 
 def recipes_table(rows: Sequence[Row]) -> list[str]:
     cells = []
     for row in rows:
         results = [run.results for run in row.runs]
-        mean = mean_accuracy_of(correct=[r["accuracy"]["correct"] for r in results], n=results[0]["accuracy"]["n"])
+        pictures = min(r["accuracy"]["n"] for r in results)
+        mean = mean_accuracy_of(correct=[round(r["accuracy"]["value"] * pictures) for r in results], n=pictures)
         seconds = [r["train_seconds"] for r in results if r["train_seconds"] is not None]
         memory = max((r["peak_memory_bytes"] for r in results if r["peak_memory_bytes"] is not None), default=None)
         counts = row.runs[0].facts["data"]["class_counts"]
@@ -253,7 +254,7 @@ def recipes_table(rows: Sequence[Row]) -> list[str]:
                 data_name(row.runs[0]),
                 " / ".join(f"{sum(counts[part]):,}" for part in ("train", "validation", "test")),
                 str(row.runs[0].config.train.epochs) + (" (shortened)" if row.shortened else ""),
-                str(len(row.runs)),
+                count_of_runs(row),
                 accuracy_text(row),
                 f"{percent_text(mean.low, 2)} to {percent_text(mean.high, 2)}",
                 seconds_text(min(seconds, default=None)),
@@ -271,6 +272,10 @@ def data_name(run: Run) -> str:
     """Return what the pictures are called; CIFAR-10 from an archive of pictures is not the original bytes."""
     name, suffix = str(run.facts["data"]["name"]), Path(run.config.data.source).suffix
     return f"{name} (re-encoded)" if "jpeg" in name and suffix else name
+
+
+def count_of_runs(row: Row) -> str:
+    return f"{len(row.runs)} splits" if len({run.config.data.split_seed for run in row.runs}) > 1 else f"{len(row.runs)}"
 
 
 def accuracy_text(row: Row) -> str:

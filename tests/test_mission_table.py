@@ -34,8 +34,8 @@ def write_recipe_run(
         "hardware": {"name": "a processor", "device": "cpu", "cpu_cores": 2, "threads": 1, "platform": "Linux"},
         "versions": {"torch": "2.10"},
     }
-    results = {"accuracy": accuracy_of(correct=correct, n=200).__dict__, "split_sha256": "ab"}
-    results |= {"train_seconds": 75.0, "peak_memory_bytes": 2**30}
+    results = {"accuracy": accuracy_of(correct=correct, n=200).__dict__, "train_seconds": 75.0}
+    results |= {"peak_memory_bytes": 2**30}
     folder.mkdir(parents=True)
     write_json(folder / "run.json", facts)
     write_json(folder / "results.json", results)
@@ -48,6 +48,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
         write_recipe_run(folder / f"a{seed}", "n1", correct, seed=seed, threads=1)
     write_recipe_run(folder / "again", "n1", 100, seed=0)  # a seed that is there already counts once: the first
     write_recipe_run(folder / "b", "n1-ours", 196)
+    for split_seed, correct in enumerate((150, 160)):
+        data = {"source": "flowers.zip", "split_seed": split_seed}
+        write_recipe_run(folder / f"s{split_seed}", "n13-ours", correct, data=data)
     pictures = {"source": str(folder / "p.tar"), "data_dir": str(folder), "per_class": 30}
     write_recipe_run(folder / "c", "n8", 100, data=pictures, epochs=2)
     write_recipe_run(folder / "d", "n3", 199, lr=0.5)  # another learning rate: no run of the recipe
@@ -80,6 +83,11 @@ def test_a_row_is_the_mean_over_the_seeds_of_a_recipe(page: str) -> None:
     assert row[7:] == ["1 min 15 s", "1.0 GiB"]
     (system,) = rows(page, "N1")
     assert system == ["N1", "mlp", "96.7 %", f"{row[5]} (n = 3)", "`n1-ours` 98.00\u00a0% (n = 1)"]
+
+
+def test_splits_of_a_recipe_share_a_row_that_names_them(page: str) -> None:
+    assert rows(page, "`n13-ours`")[0][4:6] == ["2 splits", f"77.50\u00a0% ± {100 * stdev((0.75, 0.8)):.2f}"]
+    assert rows(page, "N13")[0][4].endswith("(n = 2 splits)")
 
 
 def test_shortened_runs_say_so_and_runs_of_no_recipe_are_left_out(page: str) -> None:
