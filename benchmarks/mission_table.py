@@ -201,9 +201,9 @@ def render(rows: Sequence[Row], comparisons: Iterable[Mapping[str, Any]]) -> str
         "# What the systems reach",
         "",
         "Made by benchmarks/mission_table.py from run folders. The weights of the best epoch on validation data are",
-        "measured on the test part, which chooses nothing. ± is the standard deviation over n seeds, or over the seeds of",
-        "n splits where it says so; an interval is Wilson's, 95 %, for other test pictures. Shortened runs say so, and",
-        "their accuracy is no match for the full recipe's.",
+        "measured on the test part, which chooses nothing. ± is the standard deviation over n seeds, or n splits where",
+        "that is said; an interval is Wilson's, 95 %, for other test pictures. Shortened runs say so, and their",
+        "accuracy is no match for the full recipe's.",
         "",
         "## Beside the write-ups",
         "",
@@ -275,7 +275,8 @@ def data_name(run: Run) -> str:
 
 
 def count_of_runs(row: Row) -> str:
-    return f"{len(row.runs)} splits" if len({run.config.data.split_seed for run in row.runs}) > 1 else f"{len(row.runs)}"
+    splits = {run.config.data.split_seed for run in row.runs}
+    return f"{len(row.runs)} splits" if len(splits) > 1 else str(len(row.runs))
 
 
 def accuracy_text(row: Row) -> str:
