@@ -1,7 +1,7 @@
-"""torchvision and timm, imported without torch's compiler.
+"""torchvision and timm, imported without torch's compiler: two seconds and 160 MiB, which nothing here needs.
 
-torchvision asks the compiler one question, whether it supports a device, in operators of object detection, and imports
-it for that: two seconds and 160 MiB, which nothing here needs.
+torchvision imports it to ask one question, whether it supports a device, in operators of object detection; timm to mark
+a few functions as not to be compiled.
 """
 
 from __future__ import annotations
@@ -9,9 +9,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from types import ModuleType
+from typing import Any
+
+import torch
 
 _ASKED = "torch._dynamo.utils"
 
@@ -27,7 +30,8 @@ def load_torchvision() -> ModuleType:
 def load_timm() -> ModuleType:
     """Return timm, which imports torchvision."""
     load_torchvision()
-    return import_module("timm")
+    with _marking_without_compiler():
+        return import_module("timm")
 
 
 @contextmanager
@@ -43,6 +47,24 @@ def _without_compiler() -> Iterator[None]:
         yield
     finally:
         del sys.modules[_ASKED]
+
+
+@contextmanager
+def _marking_without_compiler() -> Iterator[None]:
+    """Let functions be marked as not to be compiled in the way that the compiler itself marks them."""
+    disable = torch.compiler.disable
+
+    def mark(fn: Any = None, recursive: bool = True, *, reason: str | None = None) -> Any:  # noqa: ANN401
+        if fn is None:
+            return partial(mark, recursive=recursive, reason=reason)
+        fn._torchdynamo_disable = True
+        return fn
+
+    torch.compiler.disable = mark
+    try:
+        yield
+    finally:
+        torch.compiler.disable = disable
 
 
 def _is_compile_supported(device_type: str) -> bool:
