@@ -41,12 +41,13 @@ def test_a_frozen_network_sees_each_picture_once(of_recipes: dict[str, RecipeNee
 
 def test_epochs_of_the_last_blocks_count_what_lies_behind_the_cut(of_recipes: dict[str, RecipeNeeds]) -> None:
     config, flowers = RECIPES["n13-unfrozen"].config(), RECIPES["n13-unfrozen"].pictures
-    predicted, _ = api.budget("efficientnet_lite0", num_classes=flowers.classes)
+    size = config.data.image_size
+    predicted, _ = api.budget("efficientnet_lite0", input_shape=(3, size, size), num_classes=flowers.classes)
     early = ("conv_stem", *(f"blocks.{number}." for number in range(5)))
     before = sum(layer.macs for layer in predicted.layers if layer.name.startswith(early))
     assert 0.4 < before / predicted.macs < 0.8
     views = config.train.views * flowers.train + flowers.validation
-    learning = 5 * (TRAINING_PASSES * flowers.train + flowers.validation)
+    learning = 4 * (TRAINING_PASSES * flowers.train + flowers.validation)
     likely = 2 * (views * predicted.macs + learning * (predicted.macs - before)) / (USUAL_SHARE * PEAK)
     assert of_recipes["n13-unfrozen"].seconds == pytest.approx((likely / FACTOR, likely * FACTOR))
 

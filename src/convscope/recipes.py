@@ -209,17 +209,22 @@ def n13_ours() -> RunConfig:
 def n13_unfrozen() -> RunConfig:
     """Return N13 with the weights that need no network, the last blocks learning from the second epoch on.
 
-    On validation data of one split it came from 92.3 to 95.1 %, and fell to 90 % while batch norms took new statistics.
+    Of the validation pictures a fitted head gave 1.2 points more at 288 px than at 224 (mean of five splits), though
+    the photos have 227 px. At 224 px without smoothed labels the last blocks gave 93.1 and 94.3 % of the test
+    pictures (one split, two machines). Accuracy fell to 90 % while batch norms took new statistics.
     """
-    return _embedded(
+    config = _embedded(
         TrainConfig(
-            epochs=6,
+            epochs=5,
             batch_size=32,
+            label_smoothing=0.1,
             unfreeze_at=2,
             unfreeze=LAST_BLOCKS,
             augment=("flip", "crop"),
+            views=3,
         )
     )
+    return replace(config, data=replace(config.data, image_size=288, crop_fraction=1.0))
 
 
 def mnist_99() -> RunConfig:
