@@ -56,6 +56,7 @@ RESULTS = ("accuracy", "train_seconds", "peak_memory_bytes")
 COMPARED = ("model", "accuracy", "std", "n_seeds", "num_params", "macs", "train_seconds")
 """What is kept of a run's run.json and results.json, and of each network of a comparison."""
 NONE = "–"
+TO_DOWNLOAD = "not run: its weights have to be downloaded"
 
 
 @dataclass(frozen=True)
@@ -225,15 +226,15 @@ def systems_table(rows: Sequence[Row]) -> list[str]:
         as_written = next((row for row in rows if row.recipe == name), None)
         ours = [row for row in rows if row.recipe.startswith(f"{name}-")]
         best = max(ours, key=lambda row: row.accuracy, default=None)
-        cells.append(
-            (name.upper(), RECIPES[name].config().model.name, reported, system_cell(as_written), system_cell(best))
-        )
+        model = RECIPES[name].config().model
+        missing = TO_DOWNLOAD if model.pretrained else NONE
+        cells.append((name.upper(), model.name, reported, system_cell(as_written, missing), system_cell(best)))
     return table(("", "network", "write-up", "same recipe", "ours, best"), cells)
 
 
-def system_cell(row: Row | None) -> str:
+def system_cell(row: Row | None, missing: str = NONE) -> str:
     if row is None:
-        return NONE
+        return missing
     recipe = "" if row.recipe in REPORTED else f"`{row.recipe}` "
     short = f"; shortened: {', '.join(row.shortened)}" if row.shortened else ""
     return f"{recipe}{accuracy_text(row)} (n = {count_of_runs(row)}{short})"

@@ -95,6 +95,7 @@ def test_shortened_runs_say_so_and_runs_of_no_recipe_are_left_out(page: str) -> 
     assert rows(page, "`n8`")[0][3] == "2 (shortened)"
     assert rows(page, "`n3`") == []
     assert rows(page, "N3")[0][3:] == ["–", "–"]
+    assert rows(page, "N11")[0][3:] == ["not run: its weights have to be downloaded", "–"]
 
 
 def test_every_system_has_a_row_and_comparisons_their_verdicts(page: str) -> None:
