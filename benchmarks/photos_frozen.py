@@ -18,7 +18,7 @@ from typing import Any
 from harness import convscope, mean_and_deviation, run_process, summarize, write_results
 
 EPOCHS = 5
-"""Of the peer; the time of one is measured."""
+"""Of the peer; the time of one is measured, its accuracy only after all of them on all pictures."""
 
 
 def classify(archive: Path, place: Path, split: int) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def classify(archive: Path, place: Path, split: int) -> dict[str, Any]:
     }
 
 
-def fine_tune(python: Path, archive: Path, place: Path, split: int, share: float, *, epochs: int = 1) -> dict[str, Any]:
+def fine_tune(python: Path, archive: Path, place: Path, split: int, share: float, epochs: int) -> dict[str, Any]:
     """Return what an epoch of the peer took on a share of the pictures, in the parts of our run on this split."""
     folder = place / "photos"
     if not folder.exists():
@@ -46,17 +46,7 @@ def fine_tune(python: Path, archive: Path, place: Path, split: int, share: float
     script = str(Path(__file__).parent / "peers" / "fastai_frozen.py")
     parts = str(place / f"first-{split}" / "split.csv")
     command = [str(python), script, str(folder), parts, "--epochs", str(epochs), "--seed", str(split)]
-    return run_process([*command, "--share", str(share)])[0] | {"share": share, "split": split}
-
-
-def reached(python: Path, archive: Path, place: Path, split: int) -> dict[str, Any]:
-    """Return how accurate both sides are on one split, the peer after all its epochs; times are left out."""
-    ours = classify(archive, place, split)["accuracy"]
-    return {
-        "split": split,
-        "convscope": ours,
-        "fastai": fine_tune(python, archive, place, split, 1.0, epochs=EPOCHS)["accuracy"],
-    }
+    return run_process([*command, "--share", str(share)])[0] | {"share": share, "epochs": epochs}
 
 
 def main() -> None:
@@ -67,27 +57,22 @@ def main() -> None:
     parser.add_argument("--fastai", type=Path, help="a Python that has fastai as well; without it no peer is measured")
     parser.add_argument("--share", type=float, default=1.0, help="of the pictures that the peer's epoch is measured on")
     parser.add_argument(
-        "--accuracy",
-        action="store_true",
-        help="not how long both sides take but what they reach, fastai after all its epochs; needs no quiet machine",
+        "--epochs", type=int, default=1, help=f"of the peer; {EPOCHS} on all pictures give its accuracy"
     )
     parser.add_argument("--measured", type=Path, required=True, help="JSON file that keeps what was measured")
     options = parser.parse_args()
     kept = options.measured
     measured: dict[str, list[dict[str, Any]]] = (
-        json.loads(kept.read_text()) if kept.exists() else {"convscope": [], "fastai": [], "reached": []}
+        json.loads(kept.read_text()) if kept.exists() else {"convscope": [], "fastai": []}
     )
     with tempfile.TemporaryDirectory() as name:
         for split in options.splits:
-            if options.accuracy:
-                measured["reached"].append(reached(options.fastai, options.archive, Path(name), split))
-                kept.write_text(json.dumps(measured))
-                continue
             measured["convscope"].append(classify(options.archive, Path(name), split) | {"split": split})
             print(measured["convscope"][-1], file=sys.stderr, flush=True)
             kept.write_text(json.dumps(measured))
             if options.fastai:
-                measured["fastai"].append(fine_tune(options.fastai, options.archive, Path(name), split, options.share))
+                done = fine_tune(options.fastai, options.archive, Path(name), split, options.share, options.epochs)
+                measured["fastai"].append(done)
                 print(measured["fastai"][-1], file=sys.stderr, flush=True)
                 kept.write_text(json.dumps(measured))
     _write(options.name, options.archive.name, measured)
@@ -107,13 +92,10 @@ def _write(name: str, archive: str, measured: dict[str, list[dict[str, Any]]]) -
     ]
     if theirs:
         epoch = [run["epoch_seconds"] / run["share"] for run in theirs]
-        rows.append(["fastai, an epoch", _seconds(epoch), "", ""])
+        whole = [run["accuracy"] for run in theirs if (run["epochs"], run["share"]) == (EPOCHS, 1.0)]
+        rows.append(["fastai, an epoch", _seconds(epoch), "", mean_and_deviation(whole) if whole else ""])
         ratio = EPOCHS * summarize(epoch)["median"] / summarize(first)["median"]
         rows.append([f"{EPOCHS} such epochs against convscope", f"{ratio:.0f}x", "", ""])
-    if measured["reached"]:
-        splits = "split " + ", ".join(str(run["split"]) for run in measured["reached"])
-        for side, what in (("convscope", f"convscope, {splits}"), ("fastai", f"fastai, {EPOCHS} epochs, {splits}")):
-            rows.append([what, "", "", mean_and_deviation([run[side] for run in measured["reached"]])])
     shares = sorted({run["share"] for run in theirs})
     write_results(
         name,
