@@ -33,7 +33,7 @@ from convscope.engine import (
 )
 from convscope.errors import RunError, UsageError
 from convscope.exporting.model_file import CENTRES_FILE
-from convscope.exporting.onnx_file import to_onnx
+from convscope.exporting.onnx_file import to_onnx, trace
 from convscope.exporting.unknown import KEPT, choose_rule
 from convscope.models import MODELS, build_model
 from convscope.models.saved import load_model
@@ -92,6 +92,27 @@ def compare_on_noise(name: str, n: int) -> None:
         expected = network(Preprocessing(mean, std).apply(torch.from_numpy(pictures))).numpy()
     assert np.abs(engine.logits(pictures) - expected).max() < 1e-4
     assert np.abs(engine.logits(pictures[:1]) - expected[:1]).max() < 1e-4
+
+
+def test_onnx_runtime_pads_within_convolutions_whose_padding_follows_from_the_size(tmp_path: Path) -> None:
+    """TensorFlow's "same" pads 45 and 32 px differently; the network itself goes on padding by the size."""
+    import onnxruntime  # after `engine`, which turns its telemetry off
+
+    network = build_model(ModelConfig(name="efficientnet_lite0"), (3, 45, 45), 3).eval()
+    pictures = torch.rand(2, 3, 45, 45)
+    with torch.inference_mode():
+        expected, smaller = network(pictures), network(pictures[:, :, :32, :32])
+        content = trace(network, torch.zeros(2, 3, 45, 45), input_name="input", output_names=("output",))
+        assert torch.equal(network(pictures[:, :, :32, :32]), smaller)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    nodes = {node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node}
+    assert "Conv" in nodes
+    assert nodes.isdisjoint({"Pad", "Shape"})
+    (found,) = start_session(content, threads=1).run(["output"], {"input": pictures.numpy()})
+    assert np.abs(found - expected.numpy()).max() < 1e-5
 
 
 def test_a_run_is_certified_on_the_bytes_of_its_test_pictures(run: Path) -> None:

@@ -21,6 +21,7 @@ from convscope.errors import ExportError
 from convscope.exporting.unknown import SHORTEST, Centres
 from convscope.models.blocks import InputShape
 from convscope.models.head import find_dense_head
+from convscope.models.libraries import constant_padding
 
 OPSET = 18
 """Version of ONNX's operators (2022); every ONNX Runtime since 1.14 has it."""
@@ -100,7 +101,7 @@ def trace(model: nn.Module, example: Tensor, *, input_name: str, output_names: S
     """
     content = io.BytesIO()
     rows = {name: {0: "batch"} for name in (input_name, *output_names)}
-    with warnings.catch_warnings(), torch.inference_mode():
+    with warnings.catch_warnings(), torch.inference_mode(), constant_padding():
         warnings.simplefilter("ignore")  # the exporter's of its own future, and the tracer's of sizes that are constant
         try:
             torch.onnx.export(
