@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +16,9 @@ import convscope
 from convscope.config import DataConfig
 from convscope.data import load_images
 from convscope.data.duplicates import NEAR, find_duplicates, members_of, signature_of, tie
-from convscope.data.image_set import ImageSet
+from convscope.data.image_set import ImageSet, pixel_digests
 from convscope.data.splits import make_splits
+from convscope.processors import map_slices
 from convscope.runs import read_csv, read_json
 from tests.test_intake import smooth
 from tests.test_main_job import convscope as command
@@ -100,6 +102,20 @@ def test_digits_are_no_near_duplicates_of_one_another(size: int | None) -> None:
     assert ("cannot be told" if size else "below 32 px") in found.unclear
     likeness = np.stack([signature_of(image) for image in images.images[:2000]])
     assert ((likeness @ likeness.T >= NEAR).sum() - 2000) / 2 > 20  # which they would be by likeness alone
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 7, 8, 9, 100])
+def test_slices_hold_all_in_order(length: int) -> None:
+    parts = map_slices(lambda part: list(range(length))[part], length)
+    assert [number for part in parts for number in part] == list(range(length))
+    assert all(parts)
+
+
+def test_hashes_are_those_of_the_pixels_alone() -> None:
+    pictures = photos(9)
+    expected = [hashlib.blake2b(picture.tobytes(), digest_size=8).digest() for picture in pictures]
+    assert pixel_digests(pictures).tobytes() == b"".join(expected)
+    assert pixel_digests(pictures[:, ::-1]).tobytes() != pixel_digests(pictures).tobytes()
 
 
 def test_nothing_and_one_picture() -> None:

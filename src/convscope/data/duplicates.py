@@ -14,15 +14,16 @@ pairs that are just not alike enough are many times more frequent than those tha
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from convscope.data.image_set import pixel_digests
 from convscope.data.intake import picture_of
+from convscope.processors import map_slices
 
 NEAR = 0.97
 """Least correlation of near duplicates."""
@@ -64,22 +65,29 @@ class Duplicates:
     unclear: str = ""
 
 
-def find_duplicates(images: NDArray[np.uint8]) -> Duplicates:
-    """Return the duplicates among pictures of one size, uint8 [N, H, W, C]."""
-    pixels = np.ascontiguousarray(images).reshape(len(images), -1)
-    equal = equal_groups(hashlib.blake2b(row.data, digest_size=16).digest() for row in pixels)
+def find_duplicates(images: NDArray[np.uint8], digests: NDArray[np.uint64] | None = None) -> Duplicates:
+    """Return the duplicates among pictures of one size, uint8 [N, H, W, C].
+
+    Args:
+        digests: as `pixel_digests` returns them; None: they are computed.
+    """
+    equal = equal_groups((pixel_digests(images) if digests is None else digests).tolist())
     if min(images.shape[1:3]) < LEAST_PX:
         return tie(equal, None)
     distinct = np.unique(equal)
     signatures = np.zeros((len(images), _SIDE * _SIDE * images.shape[3]), np.float32)
-    for index in distinct:
-        signatures[index] = signature_of(images[index])
+
+    def sign(part: slice) -> None:
+        for index in distinct[part]:
+            signatures[index] = signature_of(images[index])
+
+    map_slices(sign, len(distinct))
     return tie(equal, signatures)
 
 
-def equal_groups(keys: Iterable[bytes]) -> NDArray[np.int64]:
+def equal_groups(keys: Iterable[Hashable]) -> NDArray[np.int64]:
     """Return for each of N keys the index of the first that is equal, int64 [N]."""
-    first: dict[bytes, int] = {}
+    first: dict[Hashable, int] = {}
     return np.array([first.setdefault(key, index) for index, key in enumerate(keys)], np.int64)
 
 

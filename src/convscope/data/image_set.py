@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convscope.errors import DataError
+from convscope.processors import map_slices
 from convscope.results import Skipped
 
 PARTS = ("train", "validation", "test")
@@ -83,8 +84,7 @@ class ImageSet:
     @cached_property
     def digests(self) -> NDArray[np.uint64]:
         """Return a hash of the pixels of each picture, uint64 [N]."""
-        pixels = np.ascontiguousarray(self.images).reshape(len(self), -1)
-        return np.frombuffer(b"".join(hashlib.blake2b(row.data, digest_size=8).digest() for row in pixels), np.uint64)
+        return pixel_digests(self.images)
 
     def take(self, indices: NDArray[np.int64]) -> ImageSet:
         """Return the set of these pictures only, in this order."""
@@ -95,3 +95,13 @@ class ImageSet:
             ids=tuple(self.ids[i] for i in indices),
             parts=tuple(self.parts[i] for i in indices),
         )
+
+
+def pixel_digests(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """Return a hash of each picture [N, H, W, C], uint64 [N]."""
+    pixels = np.ascontiguousarray(images).reshape(len(images), -1)
+
+    def digest(part: slice) -> bytes:
+        return b"".join(hashlib.blake2b(row.data, digest_size=8).digest() for row in pixels[part])
+
+    return np.frombuffer(b"".join(map_slices(digest, len(pixels))), np.uint64)

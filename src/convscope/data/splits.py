@@ -62,7 +62,7 @@ def make_splits(images: ImageSet, config: DataConfig) -> Splits:
     Raises:
         DataError: a class has too few pictures to be both trained on and tested.
     """
-    duplicates = find_duplicates(images.images)
+    duplicates = find_duplicates(images.images, images.digests)
     groups = duplicates.groups
     shares, notes = _shares(images, config), duplicate_notes(images, duplicates)
     part_of = np.array([PARTS.index(part) if part in ("validation", "test") else UNPLACED for part in images.parts])

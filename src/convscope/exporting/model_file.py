@@ -23,7 +23,6 @@ from convscope.exporting.unknown import Centres, Choice
 from convscope.models import build_model, find_model
 from convscope.models.pretrained import fetch_weights, pretrained_class_names
 from convscope.models.saved import SavedModel, load_model
-from convscope.processors import available_processors
 from convscope.randomness import permutation
 from convscope.results import Certificate, OnProgress, ignore_progress
 from convscope.runs import read_config, read_json, write_array, write_bytes, write_json
@@ -91,7 +90,7 @@ def write_certified(
         if too_large:
             raise ExportError("it would take more than the limit on memory; `convscope export RUN` writes it later")
         content = write_model_file(run / MODEL_FILE, saved, card, centres)
-        engine = Engine(card, start_session(content, threads=available_processors()))
+        engine = Engine(card, start_session(content, threads=1))
         preprocessing = Preprocessing(saved.mean, saved.std)
         certificate = compare(saved.network, preprocessing, device, engine, images, compared, contents, most_at_once)
     except ExportError as error:

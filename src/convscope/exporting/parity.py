@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from convscope.config import MAX_PIXELS
-from convscope.data.batches import Preprocessing, make_resident
+from convscope.data.batches import Preprocessing, input_bytes, make_resident
 from convscope.data.image_set import ImageSet
 from convscope.data.intake import Decoded, Entry, fit_entry
-from convscope.engine import Engine, softmax
+from convscope.engine import Engine, rows_at_once, softmax
 from convscope.errors import ExportError
 from convscope.evaluation.predict import predict_logits
+from convscope.processors import available_processors
 from convscope.results import Certificate
 
 PICTURES = 100
 """Pictures that are compared, at most."""
 BATCH_SIZE = 8
+"""Of torch: on a CPU it takes 26 to 31 ms for a photo with EfficientNet-Lite0, at 32 pictures 39."""
 
 
 def compare(
@@ -39,6 +42,7 @@ def compare(
 
     Args:
         network: on the device.
+        engine: of one thread; each processor reads and classifies its own pictures.
         indices: which pictures, at least one.
         contents: picture id -> bytes of its file; the pictures without any are left out unless there are none at all.
         most_at_once: so many at most go through the network at a time.
@@ -47,14 +51,22 @@ def compare(
         ExportError: ONNX Runtime cannot run the graph, or a picture that training read cannot be read any more.
     """
     chosen = np.array([i for i in indices if images.ids[i] in contents], np.int64) if contents else indices
-    pictures = [_read_anew(engine, images.ids[i], contents) if contents else images.images[i] for i in chosen]
-    batches = (np.stack(pictures[i : i + BATCH_SIZE]) for i in range(0, len(pictures), BATCH_SIZE))
-    try:
-        found = softmax(np.concatenate([engine.logits(batch) for batch in batches]))
-    except Exception as error:  # of ONNX Runtime's own classes, which have no common base
-        raise ExportError(f"ONNX Runtime cannot run this network ({' '.join(str(error).split())[:200]})") from error
+
+    def classify(batch: NDArray[np.int64]) -> NDArray[np.float32]:
+        pictures = [_read_anew(engine, images.ids[i], contents) if contents else images.images[i] for i in batch]
+        try:
+            return engine.logits(np.stack(pictures))
+        except Exception as error:  # of ONNX Runtime's own classes, which have no common base
+            reason = " ".join(str(error).split())[:200]
+            raise ExportError(f"ONNX Runtime cannot run this network ({reason})") from error
+
     resident = make_resident(images, chosen, device)
-    logits = predict_logits(network, resident, preprocessing, most_at_once=most_at_once)
+    rows = rows_at_once(input_bytes(resident))
+    with ThreadPoolExecutor(available_processors(), thread_name_prefix="parity") as pool:
+        batches = (chosen[i : i + rows] for i in range(0, len(chosen), rows))
+        found = softmax(np.concatenate(list(pool.map(classify, batches))))
+    most = min(BATCH_SIZE, most_at_once or BATCH_SIZE)
+    logits = predict_logits(network, resident, preprocessing, most_at_once=most)
     expected = softmax(logits.cpu().numpy())
     changed = np.flatnonzero(found.argmax(axis=1) != expected.argmax(axis=1))
     return Certificate(
