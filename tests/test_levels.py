@@ -11,6 +11,7 @@ import convscope
 
 PACKAGE = Path(__file__).parents[1] / "src" / "convscope"
 LEVELS = (
+    ("__version__",),  # of the package itself, which imports nothing until it is used
     ("errors", "processors", "results"),
     ("config", "device", "distributed", "modes", "randomness", "sizes"),
     ("download", "runs", "recipes"),

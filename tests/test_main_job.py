@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.metadata import version
 from inspect import signature
 from pathlib import Path
 
@@ -189,6 +190,12 @@ def test_normalization_can_be_turned_off(tmp_path: Path, capsys: pytest.CaptureF
     code, _, _ = convscope(capsys, "train", "digits", "--epochs", "1", "--no-normalize", "--out", tmp_path / "run")
     assert code == 0
     assert read_json(tmp_path / "run" / "model.json")["preprocessing"]["mean"] == [0.0]
+
+
+def test_the_version_is_that_of_the_package(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = convscope(capsys, "--version")
+    assert (code, out) == (0, f"convscope {version('convscope')}\n")
+    assert read_json(run / "run.json")["convscope"] == version("convscope")
 
 
 def test_tables_list_every_name(capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,6 +33,8 @@ __all__ = [
     "write_report",
 ]
 
+__version__ = "0.1.0"
+
 _ELSEWHERE = {
     "predict": "convscope.prediction",
     "check_data": "convscope.checkup",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from convscope import __version__
 from convscope.config import MAX_PIXELS
 from convscope.data.batches import Preprocessing
 from convscope.data.intake import Fit, decode_picture, fit_picture, printable, unreadable
@@ -190,5 +190,5 @@ def _heading(saved: SavedModel, subject: Subject, name: str) -> Heading:
         title=f"Inside {saved.name}: {picture}",
         headline=said,
         origin=f"{count_parameters(saved.network):,} parameters, input {shape}, {len(saved.class_names)} classes, "
-        f"convscope {version('convscope')}",
+        f"convscope {__version__}",
     )

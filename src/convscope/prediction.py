@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
+from convscope import __version__
 from convscope.config import MAX_PIXELS
 from convscope.data.layout import Listing
 from convscope.data.paths import is_archive, open_paths
@@ -89,7 +89,7 @@ def find_model_file(model: str, on_progress: OnProgress = ignore_progress) -> Pa
         return path
     if path.suffix == ".onnx" or (len(path.parts) > 1 and path.parts[0] not in ("timm", "torchvision")):
         raise RunError(f"no run folder or model file {model!r}; `convscope runs` lists the runs here")
-    name = f"{model.replace('/', '-')}-{version('convscope')}.onnx"
+    name = f"{model.replace('/', '-')}-{__version__}.onnx"
     cached = cache_folder("models", otherwise="name a run folder or a model file") / name
     if not cached.is_file():
         on_progress(Progress(f"writing {model} as a model file, once", 0, None))

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from convscope import __version__
 from convscope.budget.costs import count_macs, count_training_flops
 from convscope.changes import describe_change, write_digests
 from convscope.config import RunConfig, config_to_json
@@ -172,7 +173,7 @@ def write_start(run: Path, prepared: Prepared) -> None:
     write_json(
         run / "run.json",
         {
-            "convscope": version("convscope"),
+            "convscope": __version__,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "config": config_to_json(prepared.config),
             "class_names": images.class_names,

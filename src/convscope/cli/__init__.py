@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
+from typing import Annotated
 
 import typer
 
+from convscope import __version__
 from convscope.cli.console import error_console, escape
 from convscope.errors import ConvscopeError
 from convscope.processors import let_idle_threads_sleep
@@ -40,19 +42,33 @@ def build_app(asked: str = "") -> typer.Typer:
     """Return the command line; where one of COMMANDS is asked for, with that alone, which is there sooner."""
     alone = asked in COMMANDS
     commands = {asked: COMMANDS[asked]} if alone else COMMANDS
-    app = _with_commands(commands, "A workbench for CNN image classification on the computer you have.")
+    app = _with_commands(commands, "A workbench for CNN image classification on the computer you have.", _options)
     if not alone:
-        app.add_typer(_with_commands(DATA_COMMANDS, "Data sets."), name="data")
+        app.add_typer(_with_commands(DATA_COMMANDS, "Data sets.", lambda: None), name="data")
     return app
 
 
-def _with_commands(table: Mapping[str, str], help_: str) -> typer.Typer:
+def _with_commands(table: Mapping[str, str], help_: str, options: Callable[..., None]) -> typer.Typer:
     app = typer.Typer(help=help_, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-    app.callback()(lambda: None)  # else a single command would go without its name
+    app.callback()(options)  # without one a single command would go without its name
     for name, place in table.items():
         module, function = place.split(".")
         app.command(name)(getattr(import_module(f"convscope.cli.{module}"), function))
     return app
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"convscope {__version__}")
+        raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Say which version this is.")
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:

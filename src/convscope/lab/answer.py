@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from convscope import __version__
 from convscope.errors import unknown_name
 from convscope.lab import LABS
 from convscope.lab.experiment import Setting
@@ -101,7 +101,7 @@ def _render(look: str, found: Answer) -> bytes:
     heading = Heading(
         title=found.question,
         headline=found.answer,
-        origin=f"{warning}convscope lab {found.lab}, {found.seconds:.0f} s, convscope {version('convscope')}",
+        origin=f"{warning}convscope lab {found.lab}, {found.seconds:.0f} s, convscope {__version__}",
     )
     method = Section("How it was measured", found.method, command=f"convscope lab {found.lab} --seeds {found.seeds}")
     return render_page(heading, {"measured": Section("What was measured", look, found.panels), "method": method})

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
 
+from convscope import __version__
 from convscope.report.page import Heading, render_page
 from convscope.report.section import Section
 from convscope.report.text import UNKNOWN, bytes_text, count_text, name_text, percent_text, seconds_text
@@ -73,7 +73,7 @@ def build_comparison_page(comparison: Comparison, folder: Path, pictures: Pictur
         title=f"{', '.join(name_text(model.model) for model in comparison.models)} on {comparison.data}",
         headline=_headline(comparison),
         origin=f"{runs} runs, measured on {comparison.n_pictures:,} pictures of the {comparison.part} part, "
-        f"convscope {version('convscope')}",
+        f"convscope {__version__}",
     )
     path = folder / PAGE
     write_bytes(path, render_page(heading, sections))

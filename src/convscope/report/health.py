@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from convscope import __version__
 from convscope.data.health import CheckedPicture, Health
 from convscope.report.page import Heading, render_page
 from convscope.report.section import Section
@@ -36,7 +36,7 @@ def draw_health(health: Health) -> bytes:
     heading = Heading(
         title=f"Health of {health.name}",
         headline=f"{count_text(health.found)} found: {counts}",
-        origin=f"convscope {version('convscope')}, convscope data check",
+        origin=f"convscope {__version__}, convscope data check",
     )
     return render_page(heading, {name: compute(health) for name, compute in HEALTH_SECTIONS.items()})
 
