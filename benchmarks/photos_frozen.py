@@ -19,6 +19,8 @@ from harness import convscope, mean_and_deviation, run_process, summarize, write
 
 EPOCHS = 5
 """Of the peer; the time of one is measured, its accuracy only after all of them on all pictures."""
+NORMS = ("learning", "frozen")
+"""What the peer does with the batch norms of the frozen backbone: as it comes it lets them learn."""
 
 
 def classify(archive: Path, place: Path, split: int) -> dict[str, Any]:
@@ -37,7 +39,9 @@ def classify(archive: Path, place: Path, split: int) -> dict[str, Any]:
     }
 
 
-def fine_tune(python: Path, archive: Path, place: Path, split: int, share: float, epochs: int) -> dict[str, Any]:
+def fine_tune(
+    python: Path, archive: Path, place: Path, split: int, share: float, epochs: int, norms: str
+) -> dict[str, Any]:
     """Return what an epoch of the peer took on a share of the pictures, in the parts of our run on this split."""
     folder = place / "photos"
     if not folder.exists():
@@ -46,7 +50,8 @@ def fine_tune(python: Path, archive: Path, place: Path, split: int, share: float
     script = str(Path(__file__).parent / "peers" / "fastai_frozen.py")
     parts = str(place / f"first-{split}" / "split.csv")
     command = [str(python), script, str(folder), parts, "--epochs", str(epochs), "--seed", str(split)]
-    return run_process([*command, "--share", str(share)])[0] | {"share": share, "epochs": epochs}
+    command += ["--share", str(share), *(["--freeze-norms"] if norms == "frozen" else [])]
+    return run_process(command)[0] | {"split": split, "share": share, "epochs": epochs, "norms": norms}
 
 
 def main() -> None:
@@ -59,6 +64,7 @@ def main() -> None:
     parser.add_argument(
         "--epochs", type=int, default=1, help=f"of the peer; {EPOCHS} on all pictures give its accuracy"
     )
+    parser.add_argument("--norms", nargs="*", choices=NORMS, default=NORMS, help="the peer's batch norms")
     parser.add_argument("--measured", type=Path, required=True, help="JSON file that keeps what was measured")
     options = parser.parse_args()
     kept = options.measured
@@ -70,8 +76,10 @@ def main() -> None:
             measured["convscope"].append(classify(options.archive, Path(name), split) | {"split": split})
             print(measured["convscope"][-1], file=sys.stderr, flush=True)
             kept.write_text(json.dumps(measured))
-            if options.fastai:
-                done = fine_tune(options.fastai, options.archive, Path(name), split, options.share, options.epochs)
+            for norms in options.norms if options.fastai else ():
+                done = fine_tune(
+                    options.fastai, options.archive, Path(name), split, options.share, options.epochs, norms
+                )
                 measured["fastai"].append(done)
                 print(measured["fastai"][-1], file=sys.stderr, flush=True)
                 kept.write_text(json.dumps(measured))
@@ -79,36 +87,46 @@ def main() -> None:
 
 
 def _write(name: str, archive: str, measured: dict[str, list[dict[str, Any]]]) -> None:
-    ours, theirs = measured["convscope"], measured["fastai"]
+    ours = measured["convscope"]
     first = [run["seconds"] for run in ours]
     rows = [
-        ["convscope, from the archive", _seconds(first), "", mean_and_deviation([run["accuracy"] for run in ours])],
+        ["convscope, from the archive", _seconds(first), "", _accuracy(ours, "accuracy"), ""],
         [
             "another head, features kept",
             _seconds([run["second_seconds"] for run in ours]),
             _seconds([run["second_head_seconds"] for run in ours]),
-            mean_and_deviation([run["second_accuracy"] for run in ours]),
+            _accuracy(ours, "second_accuracy"),
+            "",
         ],
     ]
-    if theirs:
-        epoch = [run["epoch_seconds"] / run["share"] for run in theirs]
-        whole = [run["accuracy"] for run in theirs if (run["epochs"], run["share"]) == (EPOCHS, 1.0)]
-        rows.append(["fastai, an epoch", _seconds(epoch), "", mean_and_deviation(whole) if whole else ""])
-        ratio = EPOCHS * summarize(epoch)["median"] / summarize(first)["median"]
-        rows.append([f"{EPOCHS} such epochs against convscope", f"{ratio:.0f}x", "", ""])
-    shares = sorted({run["share"] for run in theirs})
+    for norms in NORMS:
+        theirs = [run for run in measured["fastai"] if run["norms"] == norms]
+        if theirs:
+            epoch = [run["epoch_seconds"] / run["share"] for run in theirs]
+            whole = [run for run in theirs if (run["epochs"], run["share"]) == (EPOCHS, 1.0)]
+            ratio = EPOCHS * summarize(epoch)["median"] / summarize(first)["median"]
+            accuracy = _accuracy(whole, "accuracy") if whole else ""
+            rows.append([f"fastai, an epoch, batch norms {norms}", _seconds(epoch), "", accuracy, f"{ratio:.0f}x"])
     write_results(
         name,
-        f"{archive}: a frozen EfficientNet-Lite0 and a head, for {len(ours)} splits",
+        f"{archive}: a frozen EfficientNet-Lite0 and a head, for {len({run['split'] for run in ours})} splits",
         "Whole processes, imports, decoding, export to ONNX, its check and the report included, with an empty cache; "
         "then once more with other class weights, where decoded pictures and features are kept: the whole process, and "
         "of it loading the features and fitting the head. fastai: the same weights frozen, its own head, batches of "
-        f"64, an epoch with validation and without imports, on the share {shares} of the pictures, divided by it. "
-        "Seconds: median (range); accuracy on the test part, mean ± deviation over the splits.",
-        ("what", "seconds", "of it the head", "accuracy"),
+        "64, an epoch with validation and without imports, measured on all pictures or on a share of them and divided "
+        "by it (the JSON file says which); as it comes it lets the backbone's batch norms learn, with BnFreeze they "
+        f"are frozen too. Its accuracy is that after {EPOCHS} epochs on all pictures. Ratio: {EPOCHS} of its epochs to "
+        "convscope from the archive. Seconds: median (range); accuracy on the test part, mean ± deviation over the "
+        "splits.",
+        ("what", "seconds", "of it the head", "accuracy", f"{EPOCHS} epochs"),
         rows,
         {"measured": measured},
     )
+
+
+def _accuracy(runs: list[dict[str, Any]], key: str) -> str:
+    """Return the accuracy over splits, one that was run twice counting once."""
+    return mean_and_deviation(list({run["split"]: run[key] for run in runs}.values()))
 
 
 def _seconds(values: list[float]) -> str:

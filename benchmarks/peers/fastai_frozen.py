@@ -11,9 +11,11 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from fastai.vision.all import (
+    BnFreeze,
     ImageDataLoaders,
     Learner,
     Normalize,
@@ -39,6 +41,9 @@ def main() -> None:
     parser.add_argument(
         "--share", type=float, default=1.0, help="of the pictures of each part that is used, from 0 to 1"
     )
+    parser.add_argument(
+        "--freeze-norms", action="store_true", help="the backbone's batch norms as well, which fastai lets learn"
+    )
     options = parser.parse_args()
     start = time.perf_counter()
     set_seed(options.seed, reproducible=True)
@@ -58,7 +63,8 @@ def main() -> None:
     network = build_model(ModelConfig(name="efficientnet_lite0", pretrained=True), (3, 224, 224), loaders.c)
     backbone, _ = split_backbone(network)
     model = nn.Sequential(backbone, create_head(1280, loaders.c, pool=False))
-    learner = Learner(loaders, model, splitter=lambda m: [params(m[0]), params(m[1])], metrics=accuracy)
+    norms: dict[str, Any] = {"train_bn": False, "cbs": BnFreeze()} if options.freeze_norms else {}
+    learner = Learner(loaders, model, splitter=lambda m: [params(m[0]), params(m[1])], metrics=accuracy, **norms)
     learner.freeze()
     with learner.no_bar(), learner.no_logging():
         begun = time.perf_counter()
