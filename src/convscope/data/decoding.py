@@ -270,7 +270,7 @@ def _verdict_on(error: BaseException, kind: Format, content: bytes) -> tuple[str
         reason, remedy = error.args
         return reason, remedy
     if isinstance(error, Image.DecompressionBombError):
-        return "too many pixels for Pillow; shrink it", "save it smaller, or in another format"
+        return "too many pixels for Pillow", "save it smaller, or in another format"
     if isinstance(error, MemoryError):
         return "not enough memory to decode it", "shrink it"
     detail = str(error)
