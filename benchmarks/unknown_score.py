@@ -28,7 +28,7 @@ from convscope.exporting.forward import fastest_forward
 from convscope.exporting.unknown import KEPT
 from convscope.models.saved import load_model
 from convscope.models.stages import Frozen, find_freezable, split_stages
-from convscope.results import ignore_progress
+from convscope.progress import ignore_progress
 from convscope.runs import read_config
 from convscope.training.features import extract_features
 from convscope.workflow import load_run_data

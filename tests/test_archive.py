@@ -24,7 +24,7 @@ from convscope.data.archive import load_archive
 from convscope.data.folder import load_folder
 from convscope.data.image_set import ImageSet
 from convscope.errors import DataError
-from convscope.results import Progress
+from convscope.progress import Progress
 
 PACKERS: dict[str, Callable[[bytes], bytes]] = {
     "tar": bytes,

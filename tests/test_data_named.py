@@ -26,7 +26,7 @@ from convscope.data import cifar, idx, load_images, mnist5k
 from convscope.data.digits import load_digits
 from convscope.data.packaged import find_table, read_table
 from convscope.errors import DataError
-from convscope.results import Progress, ignore_progress
+from convscope.progress import Progress, ignore_progress
 
 REFERENCE_MNIST = Path(__file__).parents[1].parent / "shared" / "data" / "mnist"
 needs_mnist = pytest.mark.skipif(not REFERENCE_MNIST.is_dir(), reason="reference data: no shared/data/mnist")

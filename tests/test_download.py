@@ -21,7 +21,7 @@ from convscope.config import DataConfig
 from convscope.data import cifar, idx
 from convscope.data.packaged import WITHOUT_A_DOWNLOAD
 from convscope.errors import DataError, DownloadError
-from convscope.results import Progress, ignore_progress
+from convscope.progress import Progress, ignore_progress
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 MD5 = "md5:" + hashlib.md5(CONTENT).hexdigest()

@@ -20,23 +20,14 @@ import convscope
 from convscope.config import ModelConfig
 from convscope.data.batches import Preprocessing
 from convscope.data.intake import Fit, fit_picture
-from convscope.engine import (
-    COSINE,
-    Engine,
-    ModelCard,
-    card_from_json,
-    card_to_json,
-    energy,
-    load_engine,
-    softmax,
-    start_session,
-)
+from convscope.engine import COSINE, Engine, ModelCard, card_from_json, card_to_json, energy, load_engine, softmax
 from convscope.errors import RunError, UsageError
 from convscope.exporting.model_file import CENTRES_FILE
 from convscope.exporting.onnx_file import to_onnx, trace
 from convscope.exporting.unknown import KEPT, choose_rule
 from convscope.models import MODELS, build_model
 from convscope.models.saved import load_model
+from convscope.onnx_session import start_session
 from convscope.runs import read_json
 from tests.test_main_job import convscope as command
 from tests.test_main_job import write_folder

@@ -19,7 +19,7 @@ from convscope.config import DataConfig
 from convscope.data.folder import load_folder
 from convscope.data.image_set import ImageSet
 from convscope.errors import DataError
-from convscope.results import Progress, ignore_progress
+from convscope.progress import Progress, ignore_progress
 
 
 def picture(shade: int = 100, side: int = 8, kind: str = "PNG") -> bytes:

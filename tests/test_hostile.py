@@ -20,7 +20,7 @@ from convscope.config import DataConfig
 from convscope.data import load_images
 from convscope.data.health import Looks, look_at_many
 from convscope.data.intake import Decoded, Entry, Fit, decode_many
-from convscope.results import Skipped
+from convscope.pictures import Skipped
 from tests.test_folder import make_tree
 from tests.test_intake import chunk, encoded, exif_block, huge_header, png, smooth
 

@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 
 from convscope.data import decoding
 from convscope.data.intake import Decoded, Entry, Fit, decode_many, decode_picture
-from convscope.results import Skipped
+from convscope.pictures import Skipped
 
 LIMIT = 1_000_000
 

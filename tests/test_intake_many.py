@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from convscope.data.intake import Decoded, Entry, Fit, decode_many, fit_picture, is_ignored, printable
-from convscope.results import Skipped
+from convscope.pictures import Skipped
 from tests.test_intake import LIMIT, close, decode, encoded, smooth
 
 # ---------------------------------------------------------------- to size

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 import convscope
 from convscope.api import make_config
 from convscope.errors import ConvscopeError, Interrupted, ResumeMismatch
-from convscope.results import Progress
+from convscope.progress import Progress
 from convscope.runs import read_config, read_history, read_json
 
 KILLS, KILLS_IN_A_CHAIN, TERMINATIONS, RACES = 20, 5, 10, 20

@@ -12,11 +12,11 @@ import convscope
 PACKAGE = Path(__file__).parents[1] / "src" / "convscope"
 LEVELS = (
     ("__version__",),  # of the package itself, which imports nothing until it is used
-    ("errors", "processors", "results"),
+    ("errors", "pictures", "processors", "progress", "results"),
     ("config", "device", "distributed", "modes", "randomness", "sizes"),
     ("download", "runs", "recipes"),
     ("data", "models", "panels"),
-    ("budget",),
+    ("budget", "onnx_session"),
     ("evaluation", "engine", "changes"),
     ("training", "inspection", "exporting"),
     ("comparison", "report"),
@@ -31,6 +31,8 @@ LEVELS = (
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
 WITHOUT_TORCH = (
     "errors",
+    "pictures",
+    "progress",
     "results",
     "config",
     "randomness",
@@ -39,6 +41,7 @@ WITHOUT_TORCH = (
     "runs",
     "recipes",
     "panels",
+    "onnx_session",
     "engine",
     "prediction",
     "checkup",

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from convscope.config import TrainConfig
 from convscope.device import out_of_memory
 from convscope.errors import Interrupted, TrainingError
-from convscope.results import Progress, ignore_progress
+from convscope.progress import Progress, ignore_progress
 from convscope.training.loop import train
 from tests.test_training import new_network, training_data
 

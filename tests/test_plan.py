@@ -17,7 +17,7 @@ import convscope
 from convscope.budget.memory import COMPUTED
 from convscope.config import TrainConfig
 from convscope.errors import UsageError
-from convscope.results import Progress
+from convscope.progress import Progress
 from convscope.runs import read_config, read_json
 from convscope.training.plan import TRAINING, Plan, Shells, Situation, make_plan, predict_stages
 

@@ -16,7 +16,7 @@ from convscope.config import ModelConfig, TrainConfig
 from convscope.errors import Interrupted, UsageError
 from convscope.models import build_model
 from convscope.models.segments import checkpoint_activations, stage_bytes
-from convscope.results import ignore_progress
+from convscope.progress import ignore_progress
 from convscope.training.loop import train
 from tests.test_training import same_weights, training_data
 

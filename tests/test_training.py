@@ -26,8 +26,9 @@ from convscope.errors import Interrupted, TrainingError, UsageError
 from convscope.models import build_model
 from convscope.models.saved import channels_last
 from convscope.models.whitening import whiten_first_layer
+from convscope.progress import Progress, ignore_progress
 from convscope.randomness import permutation
-from convscope.results import EpochRecord, Progress, ignore_progress
+from convscope.results import EpochRecord
 from convscope.runs import read_history
 from convscope.training.loop import TrainingData, is_better, train
 from convscope.training.optimizers import Optimizer, orthogonalize

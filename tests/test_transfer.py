@@ -22,7 +22,7 @@ from convscope.models import build_model, build_shapes
 from convscope.models.head import SquareRootLinear, set_square_root_head
 from convscope.models.saved import load_model
 from convscope.models.stages import Frozen, find_freezable, split_stages
-from convscope.results import ignore_progress
+from convscope.progress import ignore_progress
 from convscope.runs import read_json
 from convscope.training.features import extract_features
 from convscope.training.transfer import Sources, train_transfer

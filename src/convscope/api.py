@@ -34,9 +34,10 @@ from convscope.models.spec import ModelSpec
 from convscope.models.stack import parse_stack
 from convscope.models.zoo import count_zoo_parameters, zoo_names
 from convscope.planning import fit_into_memory
+from convscope.progress import OnProgress, Progress, ignore_progress
 from convscope.recipes import RECIPES
 from convscope.report.page import build_report
-from convscope.results import OnProgress, Progress, RunResult, ignore_progress
+from convscope.results import RunResult
 from convscope.runs import (
     check_out,
     create_run_folder,

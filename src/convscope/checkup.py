@@ -6,8 +6,8 @@ from pathlib import Path
 
 from convscope.config import DataConfig
 from convscope.data.health import Health, check_health
+from convscope.progress import OnProgress, Progress, ignore_progress
 from convscope.report.health import draw_health, health_to_json
-from convscope.results import OnProgress, Progress, ignore_progress
 from convscope.runs import create_folder, write_bytes, write_json
 
 PAGE, FIGURES = "health.html", "health.json"

@@ -13,7 +13,7 @@ from urllib.parse import urljoin, urlsplit
 import platformdirs
 
 from convscope.errors import DataError, DownloadError
-from convscope.results import OnProgress, Progress
+from convscope.progress import OnProgress, Progress
 
 if TYPE_CHECKING:
     import requests

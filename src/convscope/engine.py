@@ -7,7 +7,6 @@ A model file is an ONNX graph with what else is needed inside: it takes uint8 pi
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,14 +18,9 @@ from numpy.typing import NDArray
 from convscope.config import MAX_PIXELS
 from convscope.data.intake import Decoded, Entry, Fit, fit_entry, map_entries, printable
 from convscope.errors import RunError
-from convscope.processors import available_processors
-from convscope.results import PicturePrediction, Skipped
+from convscope.onnx_session import Session, load_session
+from convscope.pictures import PicturePrediction, Skipped
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-"""Read when ONNX Runtime is imported; else it keeps a database in ~/.cache and sends names of models to Microsoft."""
-import onnxruntime  # noqa: E402
-
-MODEL_FILE = "model.onnx"
 CARD_KEY = "convscope"
 """Name of the card among the file's metadata."""
 BATCH_BYTES = 2**20
@@ -75,7 +69,7 @@ class Engine:
     """A model file, ready to predict; it may be used from several threads."""
 
     card: ModelCard
-    session: onnxruntime.InferenceSession
+    session: Session
 
     def logits(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the logits, float32 [B, K], of fitted pictures, uint8 [B, H, W, C]."""
@@ -104,35 +98,19 @@ def load_engine(path: Path, *, threads: int = 1) -> Engine:
     Raises:
         RunError: there is no such file, or convscope did not write it.
     """
-    if not path.is_file():
-        raise RunError(f"{path} does not exist; write it with: convscope export {path.parent} --to onnx")
-    try:
-        session = start_session(path.read_bytes(), threads=threads)
-        card = card_from_json(session.get_modelmeta().custom_metadata_map[CARD_KEY])
-    except KeyError:
-        raise RunError(f"{path} was not written by this version of convscope; export the run again") from None
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
-        reason = printable(" ".join(str(error).split()))[:200]
-        raise RunError(f"{path} cannot be read as a model file ({reason}); export the run again") from error
-    return Engine(card, session)
+    return make_engine(load_session(path, threads=threads), path)
 
 
-def start_session(content: bytes, *, threads: int) -> onnxruntime.InferenceSession:
-    """Return an ONNX graph ready to run on the CPU.
+def make_engine(session: Session, path: Path) -> Engine:
+    """Return a model whose session was loaded from this file.
 
     Raises:
-        RuntimeError: it is none, or asks for an operation that ONNX Runtime lacks.
+        RunError: convscope did not write it.
     """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors; warnings would mix with what we print
-    options.add_session_config_entry("session.set_denormal_as_zero", "1")
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # of ONNX Runtime's own classes, which have no common base
-        raise RuntimeError(str(error)) from error
+        return Engine(card_from_json(session.get_modelmeta().custom_metadata_map[CARD_KEY]), session)
+    except (KeyError, ValueError, TypeError):
+        raise RunError(f"{path} was not written by this version of convscope; export the run again") from None
 
 
 def predict_entries(
@@ -165,15 +143,6 @@ def predict_entries(
 def rows_at_once(input_bytes: int) -> int:
     """Return how many inputs of this size as float32 a thread runs at a time."""
     return min(MAX_BATCH, max(1, BATCH_BYTES // input_bytes))
-
-
-def threads_for(pictures: int | None) -> tuple[int, int]:
-    """Return (threads of one inference, batches at a time) for so many pictures, None for unknown: many.
-
-    One picture has all processors to itself; of several each has one.
-    """
-    processors = available_processors()
-    return (processors, 1) if pictures == 1 else (1, processors)
 
 
 def describe(

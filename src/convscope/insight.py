@@ -23,9 +23,10 @@ from convscope.inspection.feature_maps import layer_calls
 from convscope.inspection.hooks import find_call
 from convscope.models import count_parameters, find_model
 from convscope.models.saved import SavedModel, load_model
+from convscope.pictures import Skipped
+from convscope.progress import OnProgress, Progress, ignore_progress
 from convscope.report.page import Heading, render_page
 from convscope.report.section import Section
-from convscope.results import OnProgress, Progress, Skipped, ignore_progress
 from convscope.runs import read_config, write_bytes
 from convscope.workflow import calibration_indices, load_run_data, predict_indices
 

@@ -6,17 +6,20 @@ The one exception: a network with published weights is written as a model file w
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from convscope import __version__
 from convscope.config import MAX_PIXELS
-from convscope.data.layout import Listing
-from convscope.data.paths import is_archive, open_paths
 from convscope.download import cache_folder
-from convscope.engine import MODEL_FILE, load_engine, predict_entries, threads_for
 from convscope.errors import RunError, UsageError
-from convscope.results import OnProgress, PicturePrediction, Progress, Skipped, ignore_progress
+from convscope.onnx_session import MODEL_FILE, load_session, threads_for
+from convscope.pictures import PicturePrediction, Skipped
+from convscope.progress import OnProgress, Progress, ignore_progress
+
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".gz", ".xz", ".bz2")
+"""A single file with another name is taken for one picture where threads are shared out; its content tells the rest."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +64,19 @@ def predict(
     if topk < 1:
         raise UsageError(f"topk {topk} is too small; --topk takes 1 or more")
     given = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
+    file = find_model_file(str(model), on_progress)
+    single = len(given) == 1 and given[0].is_file() and given[0].suffix.lower() not in ARCHIVE_SUFFIXES
+    inference_threads, batches = threads_for(1 if single else None)
+    with ThreadPoolExecutor(1, thread_name_prefix="session") as pool:
+        session = pool.submit(load_session, file, threads=inference_threads)
+        from convscope.data.layout import Listing  # what reads pictures: a tenth of a second, as long as the session
+        from convscope.data.paths import open_paths
+        from convscope.engine import make_engine, predict_entries
+
+        engine = make_engine(session.result(), file)
     listing = Listing()
     predictions: list[PicturePrediction] = []
     with open_paths(given, listing) as entries:
-        single = len(given) == 1 and given[0].is_file() and not is_archive(given[0])
-        inference_threads, batches = threads_for(1 if single else None)
-        engine = load_engine(find_model_file(str(model), on_progress), threads=inference_threads)
         for item in predict_entries(engine, entries, topk=topk, max_pixels=max_pixels, threads=threads or batches):
             if isinstance(item, Skipped):
                 listing.skipped.append(item)

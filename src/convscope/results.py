@@ -5,8 +5,8 @@ Letters: N pictures, H height, W width, C channels, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
@@ -14,41 +14,6 @@ from numpy.typing import NDArray
 
 Z_95 = 1.959963984540054
 """The 97.5 % quantile of the standard normal distribution, for two-sided 95 % intervals."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """One moment of a stage that takes time, for a progress display.
-
-    Args:
-        stage: what is being done, for example "epoch 3/10".
-        done: units finished so far in this stage.
-        total: units in all; None when unknown.
-        unit: what is counted, for example "images".
-        values: further figures to show, already in display order, for example {"loss": "0.31"}.
-    """
-
-    stage: str
-    done: int
-    total: int | None
-    unit: str = "images"
-    values: Mapping[str, str] = field(default_factory=dict)
-
-
-OnProgress = Callable[[Progress], None]
-
-
-def ignore_progress(progress: Progress) -> None:
-    """Show nothing; the default wherever progress can be reported."""
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A file that was found and not used. `file` is printable: one line, no control characters."""
-
-    file: str
-    reason: str
-    remedy: str
 
 
 @dataclass(frozen=True)
@@ -245,30 +210,6 @@ class RunResult:
     def accuracy(self) -> Accuracy:
         """Return the accuracy with its interval."""
         return self.metrics.accuracy
-
-
-UNKNOWN = "unknown"
-"""The answer for a picture that is unlike those a network was trained on."""
-
-
-@dataclass(frozen=True)
-class PicturePrediction:
-    """What a model says of one picture without a label.
-
-    Args:
-        path: as it was given, printable; of a member of a folder or archive, that of the whole and its own.
-        topk: (class name, probability) of the most probable classes, best first.
-        unknown: whether the picture is unlike those of the training; None where the model has no threshold for it.
-    """
-
-    path: str
-    topk: tuple[tuple[str, float], ...]
-    unknown: bool | None = None
-
-    @property
-    def label(self) -> str:
-        """Return the answer: the most probable class, or UNKNOWN."""
-        return UNKNOWN if self.unknown else self.topk[0][0]
 
 
 PARITY_TOLERANCE = 1e-3

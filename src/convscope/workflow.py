@@ -54,9 +54,10 @@ from convscope.models.pretrained import describe_weights, fetch_weights
 from convscope.models.saved import SavedModel, channels_last, preprocessing_to_json, save_model
 from convscope.models.whitening import whiten_first_layer
 from convscope.panels import write_panels
+from convscope.progress import OnProgress, Progress
 from convscope.randomness import derive_seed, permutation
 from convscope.report.page import build_report
-from convscope.results import OnProgress, Predictions, Progress, RunResult
+from convscope.results import Predictions, RunResult
 from convscope.runs import (
     csv_bytes,
     read_json,

@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convscope.results import OnProgress, Progress
+from convscope.progress import OnProgress, Progress
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -10,11 +10,11 @@ import typer
 from convscope.cli.console import error_console, print_json, print_table
 from convscope.cli.options import Json
 from convscope.errors import DataError
-from convscope.results import Progress
+from convscope.progress import Progress
 
 if TYPE_CHECKING:
+    from convscope.pictures import PicturePrediction
     from convscope.prediction import Answers
-    from convscope.results import PicturePrediction
 
 
 def predict(

@@ -11,7 +11,7 @@ import typer
 from convscope.cli.console import cell, print_json, print_result, print_table, start
 from convscope.cli.options import DataDir, Json, Out, Report, parse_batch_size, parse_names, parse_split, takes_options
 from convscope.errors import UsageError
-from convscope.results import Progress
+from convscope.progress import Progress
 
 
 def training_options(

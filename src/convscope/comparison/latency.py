@@ -9,8 +9,9 @@ from statistics import median
 
 import numpy as np
 
-from convscope.engine import MODEL_FILE, Engine, load_engine, threads_for
+from convscope.engine import Engine, load_engine
 from convscope.errors import RunError
+from convscope.onnx_session import MODEL_FILE, threads_for
 
 TURNS = 3
 """Times that each network is loaded and measured; between them the others are, so that a busy moment hits all."""

@@ -14,8 +14,8 @@ from convscope.data import archive, csv_file, folder
 from convscope.data.image_set import ImageSet
 from convscope.data.intake import fit_of, fit_picture
 from convscope.errors import UsageError, unknown_name
+from convscope.progress import OnProgress, ignore_progress
 from convscope.randomness import permutation
-from convscope.results import OnProgress, ignore_progress
 
 Load = Callable[[DataConfig, OnProgress], ImageSet]
 

@@ -31,7 +31,8 @@ from convscope.data.intake import MAX_FILE_BYTES, Entry, is_ignored, printable, 
 from convscope.data.layout import Listing, folders_above
 from convscope.data.store import load_kept
 from convscope.errors import DataError
-from convscope.results import OnProgress, Skipped, ignore_progress
+from convscope.pictures import Skipped
+from convscope.progress import OnProgress, ignore_progress
 
 MAX_MEMBERS = 500_000
 """Members an archive may have."""

@@ -28,7 +28,7 @@ from convscope.data.image_set import ImageSet
 from convscope.data.packaged import WITHOUT_A_DOWNLOAD
 from convscope.download import cache_folder, fetch, find_file
 from convscope.errors import DataError
-from convscope.results import OnProgress, Progress
+from convscope.progress import OnProgress, Progress
 
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SIDE = 32

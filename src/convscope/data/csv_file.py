@@ -25,7 +25,8 @@ from convscope.data.intake import Entry, printable
 from convscope.data.layout import PART_FOLDERS, Homes, Listing, PathParts
 from convscope.data.store import load_kept
 from convscope.errors import DataError
-from convscope.results import OnProgress, Skipped, ignore_progress
+from convscope.pictures import Skipped
+from convscope.progress import OnProgress, ignore_progress
 
 MAX_CSV_BYTES = 256 * 2**20
 """Larger files are not read: some two million rows."""

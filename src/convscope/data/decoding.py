@@ -39,7 +39,7 @@ from PIL import (
 
 from convscope.data.formats import SUFFIXES, Format, exif_orientation, looks_cut, refusal, sniff, webp_pixels
 from convscope.data.names import printable
-from convscope.results import Skipped
+from convscope.pictures import Skipped
 
 BACKGROUND = (255, 255, 255)
 """Colour under transparent pixels, RGB."""

@@ -10,7 +10,7 @@ import numpy as np
 from convscope.config import DataConfig
 from convscope.data.image_set import ImageSet
 from convscope.data.packaged import find_table, read_table
-from convscope.results import OnProgress
+from convscope.progress import OnProgress
 
 TABLE = ("sklearn", "datasets", "data", "digits.csv.gz")
 NUM_PICTURES = 1797

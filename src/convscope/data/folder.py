@@ -16,7 +16,8 @@ from convscope.data.intake import Entry, is_ignored, printable, stamp_of, unread
 from convscope.data.layout import Listing
 from convscope.data.store import load_kept
 from convscope.errors import DataError
-from convscope.results import OnProgress, Skipped, ignore_progress
+from convscope.pictures import Skipped
+from convscope.progress import OnProgress, ignore_progress
 
 _KINDS = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
 

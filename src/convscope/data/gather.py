@@ -36,7 +36,8 @@ from convscope.data.layout import (
     shown,
 )
 from convscope.data.store import Accepted, Contents, Kept, Refused, save_kept
-from convscope.results import OnProgress, Progress, Skipped
+from convscope.pictures import Skipped
+from convscope.progress import OnProgress, Progress
 
 PROGRESS_STEP = 256
 """Pictures between two reports of progress."""

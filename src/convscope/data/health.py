@@ -24,7 +24,8 @@ from convscope.data.folder import walk_folder
 from convscope.data.intake import Entry, load_entry, map_entries, picture_of, printable
 from convscope.data.layout import FindHomes, Homes, Listing, check_classes, folder_homes, folders_above, homeless
 from convscope.errors import DataError, unknown_name
-from convscope.results import OnProgress, Progress, Skipped, ignore_progress
+from convscope.pictures import Skipped
+from convscope.progress import OnProgress, Progress, ignore_progress
 
 SHARPNESS_PX = 256
 """Longer side at which sharpness is measured: what is sharp there is sharp for a network that sees 224 pixels."""

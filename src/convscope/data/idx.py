@@ -24,7 +24,7 @@ from convscope.data.image_set import ImageSet
 from convscope.data.packaged import WITHOUT_A_DOWNLOAD
 from convscope.download import cache_folder, fetch, find_file
 from convscope.errors import DataError
-from convscope.results import OnProgress
+from convscope.progress import OnProgress
 
 MAX_BYTES = 1 << 30
 """Largest content of one file: MNIST's is 47 MB, EMNIST's 638 MB."""

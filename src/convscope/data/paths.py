@@ -16,7 +16,7 @@ from convscope.data.intake import Entry, unreadable
 from convscope.data.layout import Listing
 from convscope.data.names import printable
 from convscope.errors import DataError, UsageError
-from convscope.results import Skipped
+from convscope.pictures import Skipped
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from convscope.config import DataConfig
 from convscope.data.intake import Decoded, Entry, Stamp, fit_of, own_size, printable
 from convscope.download import cache_folder
 from convscope.errors import DataError
-from convscope.results import Skipped
+from convscope.pictures import Skipped
 
 MAX_STORE_BYTES = 4 * 2**30
 """All stores together; the ones used longest ago are deleted beyond it."""

@@ -13,16 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convscope.evaluation.metrics import make_predictions
-from convscope.results import (
-    Calibration,
-    Curves,
-    Line,
-    Panel,
-    Predictions,
-    Reliability,
-    ReliabilityBin,
-    Table,
-)
+from convscope.results import Calibration, Curves, Line, Panel, Predictions, Reliability, ReliabilityBin, Table
 
 NUM_BINS = 10
 LEAST_BETA, GREATEST_BETA = 1e-3, 1e3

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from convscope.engine import rows_at_once, start_session
+from convscope.engine import rows_at_once
 from convscope.errors import ExportError
 from convscope.evaluation.forward import Floats, Forward, torch_forward
 from convscope.exporting.onnx_file import trace
+from convscope.onnx_session import start_session
 from convscope.processors import available_processors
 
 

@@ -15,7 +15,7 @@ from convscope.data.batches import Preprocessing
 from convscope.data.image_set import ImageSet
 from convscope.data.intake import Fit, fit_of
 from convscope.data.paths import read_members
-from convscope.engine import COSINE, MODEL_FILE, Engine, ModelCard, UnknownRule, start_session
+from convscope.engine import COSINE, Engine, ModelCard, UnknownRule
 from convscope.errors import ExportError, UsageError
 from convscope.exporting.onnx_file import to_onnx
 from convscope.exporting.parity import PICTURES, compare
@@ -23,8 +23,10 @@ from convscope.exporting.unknown import Centres, Choice
 from convscope.models import build_model, find_model
 from convscope.models.pretrained import fetch_weights, pretrained_class_names
 from convscope.models.saved import SavedModel, load_model
+from convscope.onnx_session import MODEL_FILE, start_session
+from convscope.progress import OnProgress, ignore_progress
 from convscope.randomness import permutation
-from convscope.results import Certificate, OnProgress, ignore_progress
+from convscope.results import Certificate
 from convscope.runs import read_config, read_json, write_array, write_bytes, write_json
 
 CERTIFICATE_FILE = "certificate.json"

@@ -23,7 +23,8 @@ from convscope.lab.variants import (
     sentence,
     variant_panels,
 )
-from convscope.results import Curves, OnProgress, ignore_progress
+from convscope.progress import OnProgress, ignore_progress
+from convscope.results import Curves
 from convscope.workflow import Prepared, prepare
 
 NETWORK = (

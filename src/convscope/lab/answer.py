@@ -12,9 +12,10 @@ from convscope import __version__
 from convscope.errors import unknown_name
 from convscope.lab import LABS
 from convscope.lab.experiment import Setting
+from convscope.progress import OnProgress, ignore_progress
 from convscope.report.page import Heading, render_page
 from convscope.report.section import Section
-from convscope.results import OnProgress, Panel, ignore_progress
+from convscope.results import Panel
 from convscope.runs import create_folder, write_bytes, write_json
 
 QUICK_SEEDS = 2

@@ -17,8 +17,9 @@ from convscope.lab.trials import make_variant, measured, run_trials
 from convscope.lab.variants import mean_interval, seed_intervals, sentence
 from convscope.models.convert import to_convolutional
 from convscope.modes import evaluation_mode
+from convscope.progress import OnProgress
 from convscope.randomness import permutation
-from convscope.results import Heat, OnProgress, Table
+from convscope.results import Heat, Table
 from convscope.workflow import Prepared
 
 NETWORK = "conv 8 5x5; relu; max-pool 2; conv 16 5x5; relu; max-pool 2; linear 64; relu; linear 10"

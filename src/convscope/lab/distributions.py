@@ -17,8 +17,9 @@ from convscope.data.image_set import ImageSet
 from convscope.lab.experiment import Finding, Lab, Setting
 from convscope.lab.trials import Trial, group_of, make_variant, measured, run_trials
 from convscope.lab.variants import comparison_numbers, conclude, describe, mean_interval, seed_intervals, sentence
+from convscope.progress import OnProgress
 from convscope.randomness import derive_seed, uniform
-from convscope.results import ImageGrid, OnProgress, Table
+from convscope.results import ImageGrid, Table
 from convscope.workflow import Prepared, predict_indices
 
 Pictures = NDArray[np.uint8]

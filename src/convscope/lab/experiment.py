@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from convscope.errors import UsageError
-from convscope.results import OnProgress, Panel
+from convscope.progress import OnProgress
+from convscope.results import Panel
 
 LEAST_SEEDS = 2
 """One seed has no spread."""

@@ -11,7 +11,8 @@ from convscope.lab.experiment import Finding, Lab, Setting
 from convscope.lab.variants import sentence
 from convscope.models import build_shapes
 from convscope.models.saved import channels_last
-from convscope.results import Budget, Curves, LayerCost, Line, MeasuredMemory, OnProgress, Progress, Table
+from convscope.progress import OnProgress, Progress
+from convscope.results import Budget, Curves, LayerCost, Line, MeasuredMemory, Table
 from convscope.training.measured_step import measure_step
 
 CONFIG = ModelConfig(name=STACK, stack="conv 100 3x3 /2 pad 1; conv 200 3x3 /2 pad 1; conv 400 3x3 /2 pad 1")

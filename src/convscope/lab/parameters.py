@@ -15,7 +15,8 @@ from convscope.lab.variants import (
     variant_panels,
 )
 from convscope.models import build_shapes
-from convscope.results import Budget, OnProgress, Table
+from convscope.progress import OnProgress
+from convscope.results import Budget, Table
 
 
 def find(setting: Setting, on_progress: OnProgress) -> Finding:

@@ -20,7 +20,8 @@ from convscope.lab.experiment import Finding, Lab, Setting
 from convscope.lab.trials import Trial, Variant, group_of, make_variant, measured, run_trials
 from convscope.lab.variants import comparison_numbers, conclude, describe, seed_line, sentence, verdict_table
 from convscope.modes import evaluation_mode
-from convscope.results import Curves, OnProgress
+from convscope.progress import OnProgress
+from convscope.results import Curves
 from convscope.workflow import Prepared
 
 SHIFTS = tuple(range(9))

@@ -26,7 +26,8 @@ from convscope.errors import Interrupted
 from convscope.lab.experiment import Setting
 from convscope.models import count_parameters
 from convscope.processors import jobs_at_once
-from convscope.results import EpochRecord, OnProgress, Progress, ignore_progress
+from convscope.progress import OnProgress, Progress, ignore_progress
+from convscope.results import EpochRecord
 from convscope.workflow import Prepared, prepare, train_prepared
 
 PER_CLASS = 100

@@ -12,7 +12,8 @@ from convscope.comparison.compare import compare_groups
 from convscope.config import RunConfig
 from convscope.lab.experiment import Finding, Lab, Setting
 from convscope.lab.trials import Trial, Variant, group_of, run_trials
-from convscope.results import CANNOT_TELL, Comparison, Curves, Intervals, Line, OnProgress, Pair, Panel, Table
+from convscope.progress import OnProgress
+from convscope.results import CANNOT_TELL, Comparison, Curves, Intervals, Line, Pair, Panel, Table
 
 Sequences = Sequence[Sequence[Trial]]
 Pairs = Sequence[tuple[str, str]] | None

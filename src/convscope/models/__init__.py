@@ -28,7 +28,7 @@ from convscope.models.shapes import shapes_only
 from convscope.models.spec import ModelSpec, PublishedPreprocessing
 from convscope.models.stack import build_stack, parse_stack
 from convscope.models.zoo import build_network_shapes, find_network, find_zoo_model, near_names
-from convscope.results import OnProgress, ignore_progress
+from convscope.progress import OnProgress, ignore_progress
 
 
 def _cifar(description: str, build: Callable[[InputShape, int], nn.Module]) -> ModelSpec:

@@ -26,7 +26,7 @@ from convscope.models.blocks import InputShape
 from convscope.models.first_layer import change_channels, first_layers
 from convscope.models.tensor_file import Shapes, TensorFile, open_tensors, read_finite, rename_tensors
 from convscope.models.zoo import PublishedWeights, ZooNetwork
-from convscope.results import OnProgress, ignore_progress
+from convscope.progress import OnProgress, ignore_progress
 
 OTHERWISE = (
     f"use what needs no network: --model {zoo.EMBEDDED} --pretrained, --weights FILE.safetensors, "

@@ -21,9 +21,10 @@ from convscope.data import load_images
 from convscope.data.intake import Fit, fit_picture
 from convscope.errors import ConvscopeError, UsageError
 from convscope.needs import budget_of_run
+from convscope.progress import OnProgress, Progress, ignore_progress
 from convscope.report.charts import MAX_PICTURE_PX
 from convscope.report.comparison import Pictures, build_comparison_page, shown_pictures
-from convscope.results import Comparison, ModelSummary, OnProgress, Progress, ignore_progress
+from convscope.results import Comparison, ModelSummary
 from convscope.runs import create_folder, file_name, read_config, read_json, write_csv, write_json
 from convscope.series.plan import find_runs, plan_runs
 from convscope.series.processes import train_missing

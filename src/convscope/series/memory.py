@@ -15,7 +15,7 @@ from convscope.device import memory_in_use_bytes
 from convscope.evaluation.predict import evaluation_batch_size
 from convscope.models.blocks import InputShape
 from convscope.needs import budget_of_run
-from convscope.results import OnProgress
+from convscope.progress import OnProgress
 
 CHUNKS = 3
 """Pieces of CHUNK_BYTES with prepared pictures: one in use, one made ahead, and the uint8 pictures they come from."""

@@ -26,7 +26,7 @@ from convscope.config import RunConfig, config_from_json, config_to_json
 from convscope.device import choose_device, threads_for_step
 from convscope.errors import ConvscopeError, Interrupted, TrainingError, UsageError
 from convscope.processors import available_processors, jobs_at_once
-from convscope.results import OnProgress, Progress
+from convscope.progress import OnProgress, Progress
 from convscope.runs import locked, read_json
 from convscope.series.memory import Need, predict_needs
 from convscope.series.plan import is_finished, run_folder

@@ -15,7 +15,7 @@ from torch import nn
 
 from convscope.data.batches import Preprocessing
 from convscope.evaluation.forward import Forward
-from convscope.results import OnProgress, Progress
+from convscope.progress import OnProgress, Progress
 
 BATCH_SIZE = 32
 """Pictures that go through the frozen part at once; larger batches are not faster on a CPU and take more memory."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convscope.config import TrainConfig
-from convscope.results import OnProgress, Progress, ignore_progress
+from convscope.progress import OnProgress, Progress, ignore_progress
 
 PENALTIES = tuple(10.0 ** (-exponent / 2) for exponent in range(1, 11))
 """Weights of the squared norm that are tried, strongest first: 0.3 to 0.00001."""

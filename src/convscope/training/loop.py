@@ -35,8 +35,9 @@ from convscope.errors import Interrupted, TrainingError, UsageError
 from convscope.evaluation.predict import mean_loss_and_accuracy
 from convscope.models.segments import checkpoint_activations
 from convscope.models.tensor_stream import read_into, stream_tensors
+from convscope.progress import OnProgress, Progress
 from convscope.randomness import derive_seed
-from convscope.results import EpochRecord, OnProgress, Progress
+from convscope.results import EpochRecord
 from convscope.runs import Checkpoint, load_checkpoint, save_checkpoint, write_history
 from convscope.training.optimizers import Optimizer
 from convscope.training.plan import EVALUATION, TRAINING

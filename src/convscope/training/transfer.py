@@ -32,7 +32,8 @@ from convscope.models.stages import (
     has_parameters,
     split_stages,
 )
-from convscope.results import EpochRecord, OnProgress
+from convscope.progress import OnProgress
+from convscope.results import EpochRecord
 from convscope.runs import write_history
 from convscope.training.features import BATCH_SIZE, extract_features, features_key, features_name
 from convscope.training.head import Floats, Head, class_weights, cross_entropy, fit_head

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from convscope.pictures import UNKNOWN
 from convscope.report.section import NOT_EVALUATED, RecordedRun, Section
 from convscope.report.text import count_text, decimal_text, percent_text
-from convscope.results import PARITY_TOLERANCE, UNKNOWN, Table
+from convscope.results import PARITY_TOLERANCE, Table
 
 SHOWN = 10
 """Changed pictures that are named."""
