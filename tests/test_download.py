@@ -306,7 +306,7 @@ EIGHTH = """
 import sys
 from pathlib import Path
 from convscope.download import fetch
-from convscope.results import ignore_progress
+from convscope.progress import ignore_progress
 url, known_hash, folder = sys.argv[1:]
 fetch([url], known_hash=known_hash, folder=Path(folder), name="file", otherwise="wait", on_progress=ignore_progress)
 """

@@ -119,7 +119,7 @@ import numpy as np, torch
 from torch import nn
 from convscope.config import TrainConfig
 from convscope.data.batches import Preprocessing, ResidentPictures
-from convscope.results import ignore_progress
+from convscope.progress import ignore_progress
 from convscope.training.loop import TrainingData, train
 torch.set_num_threads(1)
 pictures = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (256, 32, 32, 3), np.uint8))
