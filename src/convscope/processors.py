@@ -32,13 +32,16 @@ def available_processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def map_slices(work: Callable[[slice], T], length: int) -> list[T]:
-    """Return what `work` makes of consecutive slices of a sequence, a few for each processor, in order.
+def map_slices(work: Callable[[slice], T], length: int, *, size: int | None = None) -> list[T]:
+    """Return what `work` makes of consecutive slices of a sequence, in order.
 
     The slices are worked on in threads, which saves time where the work leaves Python's lock.
+
+    Args:
+        size: of a slice; None: so that there are a few for each processor.
     """
     processors = available_processors()
-    size = max(1, -(-length // (SLICES_A_PROCESSOR * processors)))
+    size = size or max(1, -(-length // (SLICES_A_PROCESSOR * processors)))
     with ThreadPoolExecutor(processors, thread_name_prefix="slices") as pool:
         return list(pool.map(work, (slice(start, start + size) for start in range(0, length, size))))
 

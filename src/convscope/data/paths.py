@@ -66,7 +66,7 @@ def _entries(paths: Sequence[Path], listing: Listing, stack: ExitStack) -> Itera
                 listing.skipped.append(
                     Skipped(printable(str(path)), "not a regular file", "give a file, a folder or an archive")
                 )
-            elif is_archive(path):
+            elif _is_archive(path):
                 entries, _ = stack.enter_context(open_archive(path, listing))
                 for entry in entries:
                     yield Entry(f"{path}/{entry.name}", entry.size, entry.read)
@@ -78,7 +78,7 @@ def _entries(paths: Sequence[Path], listing: Listing, stack: ExitStack) -> Itera
             listing.skipped.append(unreadable(str(path), error))
 
 
-def is_archive(path: Path) -> bool:
+def _is_archive(path: Path) -> bool:
     """Return whether a file's first bytes are those of an archive."""
     with path.open("rb") as file:
         return looks_packed(file.read(512))

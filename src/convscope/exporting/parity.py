@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from convscope.data.intake import Decoded, Entry, fit_entry
 from convscope.engine import Engine, rows_at_once, softmax
 from convscope.errors import ExportError
 from convscope.evaluation.predict import predict_logits
-from convscope.processors import available_processors
+from convscope.processors import map_slices
 from convscope.results import Certificate
 
 PICTURES = 100
@@ -52,7 +51,8 @@ def compare(
     """
     chosen = np.array([i for i in indices if images.ids[i] in contents], np.int64) if contents else indices
 
-    def classify(batch: NDArray[np.int64]) -> NDArray[np.float32]:
+    def classify(part: slice) -> NDArray[np.float32]:
+        batch = chosen[part]
         pictures = [_read_anew(engine, images.ids[i], contents) if contents else images.images[i] for i in batch]
         try:
             return engine.logits(np.stack(pictures))
@@ -61,10 +61,7 @@ def compare(
             raise ExportError(f"ONNX Runtime cannot run this network ({reason})") from error
 
     resident = make_resident(images, chosen, device)
-    rows = rows_at_once(input_bytes(resident))
-    with ThreadPoolExecutor(available_processors(), thread_name_prefix="parity") as pool:
-        batches = (chosen[i : i + rows] for i in range(0, len(chosen), rows))
-        found = softmax(np.concatenate(list(pool.map(classify, batches))))
+    found = softmax(np.concatenate(map_slices(classify, len(chosen), size=rows_at_once(input_bytes(resident)))))
     most = min(BATCH_SIZE, most_at_once or BATCH_SIZE)
     logits = predict_logits(network, resident, preprocessing, most_at_once=most)
     expected = softmax(logits.cpu().numpy())
