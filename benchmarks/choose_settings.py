@@ -1,4 +1,4 @@
-"""Compare candidate settings of a recipe on validation data alone, over several splits; test pictures are not read.
+"""Compare candidate settings of a recipe on validation data alone, over several splits; test images are not read.
 
 python benchmarks/choose_settings.py demo
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from convscope import run_config
-from convscope.recipes import RECIPES
+from convscope.writeups.recipes import RECIPES
 
 CANDIDATES: dict[str, tuple[tuple[float, float, float], tuple[Mapping[str, Any], ...]]] = {
     "demo": (
@@ -62,11 +62,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("recipe", choices=CANDIDATES)
     parser.add_argument("--data-dir")
-    parser.add_argument("--data", help="the same pictures as an archive or folder")
+    parser.add_argument("--data", help="the same images as an archive or folder")
     parser.add_argument("--seeds", type=int, default=4)
     options = parser.parse_args()
     split, candidates = CANDIDATES[options.recipe]
-    base = RECIPES[options.recipe].config()
+    base = RECIPES[options.recipe].config
     for fields in candidates:
         accuracies, losses = [], []
         for seed in range(options.seeds):

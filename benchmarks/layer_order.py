@@ -85,9 +85,9 @@ def main() -> None:
         raw[f"{name} {layout} {order}"] = times
     write_results(
         "layer_order",
-        f"A training step with {BATCH_SIZE} pictures: memory layout, and ReLU after or before max-pooling",
+        f"A training step with {BATCH_SIZE} images: memory layout, and ReLU after or before max-pooling",
         f"Fresh processes in turn, {options.rounds} rounds of {options.steps} steps after {WARM_UP} that do not count. "
-        "Forward and backward only, on random pictures. Medians (range); the ratio is to channels-first with the ReLU "
+        "Forward and backward only, on random images. Medians (range); the ratio is to channels-first with the ReLU "
         "first, where there is pooling. tests/test_models.py shows that results are equal.",
         ("network", "layout", "ReLU", "step", "ratio", "n"),
         rows,

@@ -1,8 +1,8 @@
 """`train --memory` on every network of the write-ups: does the whole process stay below its limit?
 
-Each run is a process of its own, with few pictures and one epoch. The limit is the smallest that the refusal of 1 MiB
+Each run is a process of its own, with few images and one epoch. The limit is the smallest that the refusal of 1 MiB
 names, and MARGIN more. Measured is VmHWM, the most resident memory of the process from its start to its end, which
-includes reading the pictures, the model file and the report.
+includes reading the images, the model file and the report.
 
     python benchmarks/memory_limit.py --flowers ../shared/data/flowers-227px.zip [--only resnet18]
 """
@@ -125,7 +125,7 @@ def _run(order: Mapping[str, Any], out: Path, memory: str | None) -> dict[str, A
 
 
 def _few_photos(archive: Path, folder: Path) -> Path:
-    """Unpack PER_CLASS pictures of each class, so that reading the others does not hide what training takes."""
+    """Unpack PER_CLASS images of each class, so that reading the others does not hide what training takes."""
     taken: Counter[str] = Counter()
     with zipfile.ZipFile(archive) as opened:
         for member in opened.namelist():
@@ -162,7 +162,7 @@ def _write(found: list[dict[str, Any]]) -> None:
         "memory_limit",
         f"`train --memory`: {kept} of {len(limited)} processes stayed below their limit",
         f"MiB. Limits are the smallest that convscope says would work, and {MARGIN} MiB more. Measured: VmHWM of a "
-        "fresh process from its start to its end, reading, model file and report included; one epoch on few pictures "
+        "fresh process from its start to its end, reading, model file and report included; one epoch on few images "
         f"(100 digits or {PER_CLASS} photos a class); one process for each figure.",
         ("network", "limit", "predicted", "measured", "held", "what was chosen"),
         rows,

@@ -14,13 +14,13 @@ import torch
 from harness import write_results
 from torchinfo import summary
 
-from convscope.budget.memory import predict_memory
-from convscope.config import ModelConfig, TrainConfig
-from convscope.device import autocast_dtype
+from convscope.config import ComputeConfig, ModelConfig, TrainConfig
+from convscope.device import reduced_dtype
+from convscope.memory.predict import predict_memory
 from convscope.models import build_model, build_shapes
 from convscope.models.saved import channels_last
-from convscope.models.zoo import freeze_all_but_head
-from convscope.training.measured_step import measure_step
+from convscope.models.surgery.head import freeze_all_but_head
+from convscope.run.measured_step import measure_step
 
 GRAY, COLOR, PHOTO = (1, 28, 28), (3, 32, 32), (3, 224, 224)
 MIXED, CHECKPOINTED, FROZEN, ACCUMULATED = "mixed precision", "checkpointed", "frozen", "accumulated"
@@ -72,17 +72,21 @@ def main() -> None:
         frozen, model = FROZEN in how, ModelConfig(name=name)
         train = TrainConfig(
             optimizer=optimizer,  # type: ignore[arg-type]
-            mixed_precision=MIXED in how,
-            checkpoint_activations=CHECKPOINTED in how,
             accumulate=4 if ACCUMULATED in how else 1,
         )
-        if train.mixed_precision and autocast_dtype(torch.device("cpu"), wanted=True) is None:
+        compute = ComputeConfig(
+            precision="auto" if MIXED in how else "float32", checkpoint_activations=CHECKPOINTED in how
+        )
+        if MIXED in how and reduced_dtype(torch.device("cpu"), "auto") is None:
             continue  # this processor has no 16-bit arithmetic to be measured
-        measured = measure_step(model, shape, _classes(name), batch_size=batch_size, train=train, frozen=frozen)
+        classes = _classes(name)
+        measured = measure_step(
+            model, shape, classes, batch_size=batch_size, train=train, compute=compute, frozen=frozen
+        )
         network = channels_last(build_shapes(model, shape, _classes(name)))
         if frozen:
             freeze_all_but_head(network)
-        memory = predict_memory(network, shape, batch_size=batch_size, train=train).memory
+        memory = predict_memory(network, shape, batch_size=batch_size, train=train, compute=compute).memory
         held = memory.weights_bytes + memory.buffers_bytes + memory.optimizer_bytes
         entry = {
             "model": name,

@@ -5,7 +5,7 @@
 
 A run belongs to the recipe that it has every option of, but for what a shortened run may change; the table says what it
 changed. What the table needs of each run is kept in results/recipes.json, so that not all recipes have to be run on one
-machine: a run takes the place of the one with its recipe, pictures, epochs, split and seed, the others stay.
+machine: a run takes the place of the one with its recipe, images, epochs, split and seed, the others stay.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from convscope.config import RunConfig, config_from_json, config_to_json
-from convscope.recipes import RECIPES
-from convscope.report.text import bytes_text, count_text, percent_text, seconds_text
-from convscope.results import mean_accuracy_of
-from convscope.runs import read_config, read_json, write_json
+from convscope.pages.text import bytes_text, count_text, percent_text, seconds_text
+from convscope.results.run import mean_accuracy_of
+from convscope.storage.files import read_json, write_json
+from convscope.storage.run_folder import read_config
+from convscope.writeups.recipes import RECIPES
 
 OUT = Path(__file__).parents[1] / "docs" / "results.md"
 KEPT = Path(__file__).parent / "results" / "recipes.json"
@@ -44,8 +45,7 @@ REPORTED = {
 """What the write-ups report, from the mission's table."""
 MAY_DIFFER = {
     ("data", "source"), ("data", "data_dir"), ("data", "per_class"), ("data", "split_seed"), ("model", "weights"),
-    ("train", "epochs"), ("train", "seed"), ("train", "device"), ("train", "threads"),
-    ("train", "checkpoint_seconds"), ("train", "checkpoint_steps"),
+    ("train", "epochs"), ("train", "seed"),
 }  # fmt: skip
 FACTS = {
     "data": ("name", "fingerprint", "class_counts"),
@@ -83,13 +83,13 @@ class Row:
     @property
     def shortened(self) -> list[str]:
         """What was made smaller than the recipe says."""
-        wanted, config = RECIPES[self.recipe].config(), self.runs[0].config
+        wanted, config = RECIPES[self.recipe].config, self.runs[0].config
         said = []
         if config.train.epochs != wanted.train.epochs:
             said.append(f"{config.train.epochs} of {wanted.train.epochs} epochs")
         if config.data.per_class is not None:
             counts = self.runs[0].facts["data"]["class_counts"]
-            said.append(f"{sum(counts['train']):,} training pictures")
+            said.append(f"{sum(counts['train']):,} training images")
         return said
 
 
@@ -132,7 +132,7 @@ def load_run(folder: Path) -> Run | None:
 
 def recipe_of(config: RunConfig) -> str | None:
     mine = fixed_options(config)
-    return next((name for name, entry in RECIPES.items() if fixed_options(entry.config()) == mine), None)
+    return next((name for name, entry in RECIPES.items() if fixed_options(entry.config) == mine), None)
 
 
 def run_to_json(run: Run) -> dict[str, Any]:
@@ -148,6 +148,7 @@ def run_from_json(tree: Mapping[str, Any]) -> Run | None:
 def fixed_options(config: RunConfig) -> dict[str, Any]:
     """Return what a run of a recipe may not change."""
     tree = config_to_json(config)
+    tree["compute"] = {"precision": config.compute.precision}  # the rest only says how to compute
     return {
         f"{part}.{name}": v for part, vs in tree.items() for name, v in vs.items() if (part, name) not in MAY_DIFFER
     }
@@ -162,8 +163,8 @@ def group(runs: Iterable[Run | None]) -> list[Row]:
     for run in runs:
         if run is not None:
             data, train = run.config.data, run.config.train
-            pictures = (run.facts["data"]["fingerprint"], train.epochs)
-            found.setdefault(run.recipe, {}).setdefault(pictures, {}).setdefault((data.split_seed, train.seed), run)
+            images = (run.facts["data"]["fingerprint"], train.epochs)
+            found.setdefault(run.recipe, {}).setdefault(images, {}).setdefault((data.split_seed, train.seed), run)
     rows = [Row(name, tuple(of_key.values())) for name in RECIPES for of_key in found.get(name, {}).values()]
     order = list(RECIPES)
     return sorted(rows, key=lambda row: (order.index(row.recipe), -row.runs[0].config.train.epochs))
@@ -177,9 +178,9 @@ def load_comparison(folder: Path) -> dict[str, Any]:
     counts = read_json(first / "run.json")["data"]["class_counts"]
     return {
         "data": comparison["data"],
-        "part": comparison["part"],
-        "pictures": comparison["n_pictures"],
-        "training_pictures": sum(counts["train"]),
+        "split": comparison["split"],
+        "images": comparison["n_images"],
+        "training_images": sum(counts["train"]),
         "epochs": read_config(first).train.epochs,
         "models": [{name: model[name] for name in COMPARED} for model in comparison["models"]],
         "verdicts": [pair["sentence"] for pair in comparison["pairs"]],
@@ -202,8 +203,8 @@ def render(rows: Sequence[Row], comparisons: Iterable[Mapping[str, Any]]) -> str
         "# What the systems reach",
         "",
         "Made by benchmarks/mission_table.py from run folders. The weights of the best epoch on validation data are",
-        "measured on the test part, which chooses nothing. ± is the standard deviation over n seeds, or n splits where",
-        "that is said; an interval is Wilson's, 95 %, for other test pictures. Shortened runs say so, and their",
+        "measured on the test split, which chooses nothing. ± is the standard deviation over n seeds, or n splits",
+        "where that is said; an interval is Wilson's, 95 %, for other test images. Shortened runs say so, and their",
         "accuracy is no match for the full recipe's.",
         "",
         "## Beside the write-ups",
@@ -226,7 +227,7 @@ def systems_table(rows: Sequence[Row]) -> list[str]:
         as_written = next((row for row in rows if row.recipe == name), None)
         ours = [row for row in rows if row.recipe.startswith(f"{name}-")]
         best = max(ours, key=lambda row: row.accuracy, default=None)
-        model = RECIPES[name].config().model
+        model = RECIPES[name].config.model
         missing = TO_DOWNLOAD if model.pretrained else NONE
         cells.append((name.upper(), model.name, reported, system_cell(as_written, missing), system_cell(best)))
     return table(("", "network", "write-up", "same recipe", "ours, best"), cells)
@@ -244,8 +245,8 @@ def recipes_table(rows: Sequence[Row]) -> list[str]:
     cells = []
     for row in rows:
         results = [run.results for run in row.runs]
-        pictures = min(r["accuracy"]["n"] for r in results)
-        mean = mean_accuracy_of(correct=[round(r["accuracy"]["value"] * pictures) for r in results], n=pictures)
+        images = min(r["accuracy"]["n"] for r in results)
+        mean = mean_accuracy_of(correct=[round(r["accuracy"]["value"] * images) for r in results], n=images)
         seconds = [r["train_seconds"] for r in results if r["train_seconds"] is not None]
         memory = max((r["peak_memory_bytes"] for r in results if r["peak_memory_bytes"] is not None), default=None)
         counts = row.runs[0].facts["data"]["class_counts"]
@@ -270,7 +271,7 @@ def recipes_table(rows: Sequence[Row]) -> list[str]:
 
 
 def data_name(run: Run) -> str:
-    """Return what the pictures are called; CIFAR-10 from an archive of pictures is not the original bytes."""
+    """Return what the images are called; CIFAR-10 from an archive of images is not the original bytes."""
     name, suffix = str(run.facts["data"]["name"]), Path(run.config.data.source).suffix
     return f"{name} (re-encoded)" if "jpeg" in name and suffix else name
 
@@ -318,8 +319,8 @@ def comparison_lines(comparison: Mapping[str, Any]) -> list[str]:
     return [
         f"## {', '.join(model['model'] for model in models)} on {comparison['data']}",
         "",
-        f"{comparison['training_pictures']:,} training pictures, {comparison['pictures']:,} {comparison['part']} "
-        f"pictures, {comparison['epochs']} epochs.",
+        f"{comparison['training_images']:,} training images, {comparison['images']:,} {comparison['split']} "
+        f"images, {comparison['epochs']} epochs.",
         "",
         *table(("network", "accuracy", "std", "seeds", "parameters", "multiply-adds", "training"), rows),
         "",

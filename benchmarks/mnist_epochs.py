@@ -61,10 +61,10 @@ def main() -> None:
         raw[model] = {"seconds": times, "accuracies": accuracies, "ratio": script["median"] / mine["median"]}
     write_results(
         "mnist_epochs",
-        "One epoch of MNIST (60,000 pictures), batch 64, Adam 0.001",
+        "One epoch of MNIST (60,000 images), batch 64, Adam 0.001",
         "Fresh processes in turn. Seconds of an epoch's loop: reading batches, forward, backward, weight change; "
         "imports, loading of the files, evaluation and checkpoints are left out on both sides. Medians (range); "
-        "accuracy is that of the test part after three epochs (mlp) and one (cnn), mean and deviation over seeds.",
+        "accuracy: of the test split after three epochs (mlp) and one (cnn), mean and standard deviation over seeds.",
         ("network", "script", "convscope", "ratio", "n epochs", "accuracy, script", "accuracy, convscope"),
         rows,
         {"results": raw},

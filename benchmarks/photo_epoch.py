@@ -1,6 +1,6 @@
 """P7: the second pass over a folder of photos, ours against torchvision's ImageFolder with a DataLoader, in turn.
 
-Both sides deliver every picture once, in random order, as normalized float32 batches of 32.
+Both sides deliver every image once, in random order, as normalized float32 batches of 32.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from harness import peer, run_process, summarize, write_results
 
-from convscope.config import DataConfig
-from convscope.data import load_images
+from convscope.config import DataConfig, TrainConfig
 from convscope.data.batches import make_preprocessing, make_resident, training_batches
+from convscope.data.load import load_images
 from convscope.device import has_idle_processor, keep_freed_memory
 
 SIZES = (64, 224)
@@ -37,7 +37,7 @@ def pass_over(folder: str, size: int) -> dict[str, float]:
     preprocessing = make_preprocessing(MEAN, STD, normalize=True)
     count, total = 0, 0.0
     ahead = has_idle_processor()  # as the training loop does
-    for x, labels, _ in training_batches(data, preprocessing, batch_size=32, seed=0, epoch=1, ahead=ahead):
+    for x, labels, _ in training_batches(data, preprocessing, TrainConfig(batch_size=32, seed=0), epoch=1, ahead=ahead):
         count += len(labels)
         total += float(x[:, :, size // 2, size // 2].sum())
     seconds = time.perf_counter() - start
@@ -82,7 +82,7 @@ def main() -> None:
         "random order; imports are left out on both sides, listing the folder is in. The files are in the page cache. "
         "Ours had passed over the folder once before, which is the first pass; torchvision decodes in each. Medians "
         "(range); the ratio is to torchvision's faster setting. The mean of the centre pixels after normalization "
-        "is a rough check that the pictures are the same. Empty files are left out: ImageFolder stops at them.",
+        "is a rough check that the images are the same. Empty files are left out: ImageFolder stops at them.",
         ("size", "ImageFolder", "with 2 workers", "convscope", "of it loading", "ratio", "first pass", "n", "means"),
         rows,
         {"passes": raw},

@@ -18,7 +18,7 @@ from typing import Any
 from harness import convscope, mean_and_deviation, run_process, summarize, write_results
 
 EPOCHS = 5
-"""Of the peer; the time of one is measured, its accuracy only after all of them on all pictures."""
+"""Of the peer; the time of one is measured, its accuracy only after all of them on all images."""
 NORMS = ("learning", "frozen")
 """What the peer does with the batch norms of the frozen backbone: as it comes it lets them learn."""
 
@@ -42,7 +42,7 @@ def classify(archive: Path, place: Path, split: int) -> dict[str, Any]:
 def fine_tune(
     python: Path, archive: Path, place: Path, split: int, share: float, epochs: int, norms: str
 ) -> dict[str, Any]:
-    """Return what an epoch of the peer took on a share of the pictures, in the parts of our run on this split."""
+    """Return what an epoch of the peer took on a share of the images, in the parts of our run on this split."""
     folder = place / "photos"
     if not folder.exists():
         with zipfile.ZipFile(archive) as file:
@@ -60,10 +60,8 @@ def main() -> None:
     parser.add_argument("--name", default="photos_frozen", help="of the result files")
     parser.add_argument("--splits", type=int, nargs="*", default=range(5))
     parser.add_argument("--fastai", type=Path, help="a Python that has fastai as well; without it no peer is measured")
-    parser.add_argument("--share", type=float, default=1.0, help="of the pictures that the peer's epoch is measured on")
-    parser.add_argument(
-        "--epochs", type=int, default=1, help=f"of the peer; {EPOCHS} on all pictures give its accuracy"
-    )
+    parser.add_argument("--share", type=float, default=1.0, help="of the images that the peer's epoch is measured on")
+    parser.add_argument("--epochs", type=int, default=1, help=f"of the peer; {EPOCHS} on all images give its accuracy")
     parser.add_argument("--norms", nargs="*", choices=NORMS, default=NORMS, help="the peer's batch norms")
     parser.add_argument("--measured", type=Path, required=True, help="JSON file that keeps what was measured")
     options = parser.parse_args()
@@ -111,12 +109,12 @@ def _write(name: str, archive: str, measured: dict[str, list[dict[str, Any]]]) -
         name,
         f"{archive}: a frozen EfficientNet-Lite0 and a head, for {len({run['split'] for run in ours})} splits",
         "Whole processes, imports, decoding, export to ONNX, its check and the report included, with an empty cache; "
-        "then once more with other class weights, where decoded pictures and features are kept: the whole process, and "
+        "then once more with other class weights, where decoded images and features are kept: the whole process, and "
         "of it loading the features and fitting the head. fastai: the same weights frozen, its own head, batches of "
-        "64, an epoch with validation and without imports, measured on all pictures or on a share of them and divided "
+        "64, an epoch with validation and without imports, measured on all images or on a share of them and divided "
         "by it (the JSON file says which); as it comes it lets the backbone's batch norms learn, with BnFreeze they "
-        f"are frozen too. Its accuracy is that after {EPOCHS} epochs on all pictures. Ratio: {EPOCHS} of its epochs to "
-        "convscope from the archive. Seconds: median (range); accuracy on the test part, mean ± deviation over the "
+        f"are frozen too. Its accuracy is that after {EPOCHS} epochs on all images. Ratio: {EPOCHS} of its epochs to "
+        "convscope from the archive. Seconds: median (range); accuracy on the test split, mean ± deviation over the "
         "splits.",
         ("what", "seconds", "of it the head", "accuracy", f"{EPOCHS} epochs"),
         rows,

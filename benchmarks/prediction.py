@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from convscope.config import ModelConfig
 from convscope.models import build_model
-from convscope.models.pretrained import pretrained_class_names
+from convscope.models.zoo.pretrained import pretrained_class_names
 
 NETWORK = "efficientnet_lite0"
 
@@ -22,7 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("samples", type=Path, help="folder of photos of ImageNet")
     parser.add_argument("archive", type=Path, help="zip of photos")
-    parser.add_argument("--pictures", type=int, default=200, help="of the archive")
+    parser.add_argument("--images", type=int, default=200, help="of the archive")
     parser.add_argument("--single-rounds", type=int, default=7)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
@@ -34,8 +34,8 @@ def main() -> None:
         photos = place / "photos"
         with zipfile.ZipFile(options.archive) as archive:
             whole = [member for member in archive.infolist() if member.file_size and member.filename.endswith(".jpg")]
-            step = max(1, len(whole) // options.pictures)
-            archive.extractall(photos, whole[::step][: options.pictures])
+            step = max(1, len(whole) // options.images)
+            archive.extractall(photos, whole[::step][: options.images])
         single = min(options.samples.iterdir())
         run_process([*convscope("predict", NETWORK, single), "--json"])  # writes the model file, once
         tasks = (
@@ -67,14 +67,14 @@ def _measure(path: Path, weights: Path, rounds: int) -> dict[str, Any]:
         found["convscope"].append(seconds)
     labels = [answer["topk"][0]["label"] for answer in ours["predictions"]]
     agreeing = sum(names[index] == label for index, label in zip(theirs["classes"], labels, strict=True))
-    return found | {"pictures": len(labels), "agreement": agreeing / len(labels)}
+    return found | {"images": len(labels), "agreement": agreeing / len(labels)}
 
 
 def _row(title: str, found: dict[str, Any]) -> list[str]:
     theirs, ours = summarize(found["script"]), summarize(found["convscope"])
     shown = [f"{side['median']:.2f} s ({side['min']:.2f} to {side['max']:.2f})" for side in (theirs, ours)]
     ratio = f"{theirs['median'] / ours['median']:.1f}x"
-    return [f"{title}, {found['pictures']}", *shown, ratio, f"{found['agreement']:.1%}", str(ours["n"])]
+    return [f"{title}, {found['images']}", *shown, ratio, f"{found['agreement']:.1%}", str(ours["n"])]
 
 
 if __name__ == "__main__":

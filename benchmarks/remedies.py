@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from harness import write_results
 
-from convscope import forecast
-from convscope.budget.remedies import Subject, price_remedies
-from convscope.budget.work import measure_speed
-from convscope.config import ModelConfig, TrainConfig
+import convscope
+from convscope.config import ComputeConfig, ModelConfig, TrainConfig
+from convscope.memory.remedies import Subject, price_remedies
+from convscope.memory.speed import measure_speed
 from convscope.models import build_shapes, find_model
 from convscope.models.saved import channels_last
-from convscope.training.measured_step import measure_step
+from convscope.run.measured_step import measure_step
 
 CLASSES = 5
 NETWORKS = (("cifar-base", 32, 64), ("resnet18", 112, 32), ("mobilenetv2_100", 112, 32))
@@ -64,7 +64,7 @@ def main() -> None:
     write_results(
         "remedies",
         f"Remedies: {len(priced)} time factors, and {kept} of {len(fitted)} runs below a limit",
-        "Time of training on the same pictures, relative to without the remedy. Estimated: from operations and bytes "
+        "Time of training on the same images, relative to without the remedy. Estimated: from operations and bytes "
         "at rates measured once. Measured: medians of the steps of a second, in a process for each. Below: the options "
         "that `convscope budget --fit` names, given to `convscope train` on a few photos, one epoch; VmHWM of the "
         "process.",
@@ -82,20 +82,20 @@ def _price(name: str, side: int, batch_size: int) -> list[dict[str, Any]]:
         network: torch.nn.Module = channels_last(build_shapes(ModelConfig(name=name), shape, CLASSES))
         return network
 
-    def seconds(train: TrainConfig, side: int = side, frozen: bool = False) -> float:
-        """Return the time of a batch of `batch_size` pictures."""
+    def seconds(train: TrainConfig, side: int = side, **how: Any) -> float:
+        """Return the time of a batch of `batch_size` images."""
         found = measure_step(
-            ModelConfig(name=name), (3, side, side), CLASSES, batch_size=train.batch_size, train=train, frozen=frozen
+            ModelConfig(name=name), (3, side, side), CLASSES, batch_size=train.batch_size, train=train, **how
         )
         return statistics.median(found.batch_seconds) * batch_size / train.batch_size
 
-    subject = Subject(build(name, shape), shape, train, cpu, measure_speed(cpu, None))
+    subject = Subject(build(name, shape), shape, train, ComputeConfig(), cpu, measure_speed(cpu, None))
     estimated = {r.name: r.time_factor for r in price_remedies(subject, name=name, build=build)}
     part, smaller = batch_size // 2, round(0.75 * side / 8) * 8
     measured = {
-        "smaller parts": lambda: seconds(replace(train, batch_size=part, accumulate=2)),
-        "checkpointing": lambda: seconds(replace(train, checkpoint_activations=True)),
-        f"pictures of {smaller}x{smaller}": lambda: seconds(train, side=smaller),
+        "micro-batches": lambda: seconds(replace(train, batch_size=part, accumulate=2)),
+        "activation checkpointing": lambda: seconds(train, compute=ComputeConfig(checkpoint_activations=True)),
+        f"images of {smaller}x{smaller}": lambda: seconds(train, side=smaller),
         "all but the last layer frozen": lambda: seconds(train, frozen=True),
     }
     plain, entries = seconds(train), []
@@ -109,18 +109,18 @@ def _price(name: str, side: int, batch_size: int) -> list[dict[str, Any]]:
 
 def _fit(name: str, side: int, batch_size: int, limit: str, photos: Path) -> dict[str, Any]:
     limit_bytes = int(limit.removesuffix("MiB")) * MIB
-    pictures = sum(1 for path in photos.rglob("*") if path.is_file())
+    images = sum(1 for path in photos.rglob("*") if path.is_file())
     asked: dict[str, Any] = {"input_shape": (3, side, side), "batch_size": batch_size, "num_classes": CLASSES}
-    fit = forecast.budget(name, limit_bytes=limit_bytes, **asked)[0].fit
+    fit = convscope.budget(name, fit=limit_bytes, images=images, **asked).fit
     assert fit is not None
     with tempfile.TemporaryDirectory() as folder:
         out = str(Path(folder) / "run")
-        options = [] if "--batch-size" in fit.options else ["--batch-size", str(batch_size)]
+        options = ["--batch-size", str(batch_size), "--memory", limit]
         command = ["train", str(photos), "--model", name, "--image-size", str(side), "--epochs", "1", "--out", out]
-        command += [*options, *fit.options.split()]
+        command += options
         subprocess.run([sys.executable, "-c", CHILD, *command, "--json"], check=True, capture_output=True)
         peak = int(Path(out, "peak").read_text())
-    entry = {"network": name, "limit": limit, "options": fit.options, "pictures": pictures}
+    entry = {"network": name, "limit": limit, "options": fit.options, "images": images}
     entry |= {"measured_mib": peak / MIB, "held": peak <= limit_bytes}
     print(entry, file=sys.stderr, flush=True)
     return entry

@@ -3,7 +3,7 @@
 python benchmarks/time_to_accuracy.py mnist-99 --data-dir MNIST_FOLDER
 python benchmarks/time_to_accuracy.py cifar-75 --data cifar10-jpeg.tar.xz
 
-What a frozen network made of the pictures is kept: the first run of cifar-90 with an empty cache takes all of the time.
+What a frozen network made of the images is kept: the first run of cifar-90 with an empty cache takes all of the time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("recipe", choices=PROMISED)
     parser.add_argument("--data-dir", type=Path, help="folder with the files of the recipe's data set")
-    parser.add_argument("--data", type=Path, help="the same pictures as an archive or folder")
+    parser.add_argument("--data", type=Path, help="the same images as an archive or folder")
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     source = [("--data-dir", options.data_dir), ("--data", options.data)]
@@ -41,10 +41,10 @@ def main() -> None:
     write_results(
         options.recipe.replace("-", "_").replace(".", "_"),
         f"{PROMISED[options.recipe]} on {options.recipe.split('-')[0].upper()}: recipe {options.recipe}",
-        "Wall time of the whole process: interpreter, imports, reading the pictures (decoded before), split, training, "
+        "Wall time of the whole process: interpreter, imports, reading the images (decoded before), split, training, "
         "validation, test, checkpoints, model file, hardware measurement and report. The length is fixed beforehand. "
         "Medians (range); the last column relates operations of training and validation per second to a matrix product "
-        "in the same number format, and is empty where what a frozen network made of the pictures is computed once.",
+        "in the same number format, and is empty where what a frozen network made of the images is computed once.",
         ("n seeds", "epochs", "whole process", "training alone", "test accuracy", "lowest", "of peak"),
         [
             [

@@ -11,16 +11,16 @@ from pathlib import Path
 import torch
 from harness import convscope, run_process, write_results
 
-from convscope.budget.memory import predict_step
-from convscope.budget.work import measure_speed
+from convscope import budget
 from convscope.config import ModelConfig, TrainConfig
-from convscope.forecast import budget
+from convscope.memory.predict import predict_step
+from convscope.memory.speed import measure_speed
 from convscope.models import build_shapes, find_model
 from convscope.models.saved import channels_last
 
 GRAY = (1, 28, 28)
-PICTURES = 3500
-"""The training part of mnist5k."""
+IMAGES = 3500
+"""The training split of mnist5k."""
 EPOCHS = 2
 CONFIGURATIONS = (
     ("mlp", 64),
@@ -37,9 +37,7 @@ def main() -> None:
     speed = measure_speed(torch.device("cpu"), None)
     for name, batch_size in CONFIGURATIONS:
         train = TrainConfig(**(dict(find_model(name).train) | {"batch_size": batch_size, "epochs": EPOCHS}))  # type: ignore[arg-type]
-        found, _ = budget(
-            name, input_shape=GRAY, batch_size=batch_size, num_classes=10, pictures=PICTURES, epochs=EPOCHS
-        )
+        found = budget(name, input_shape=GRAY, batch_size=batch_size, num_classes=10, images=IMAGES, epochs=EPOCHS)
         assert found.duration is not None
         network = channels_last(build_shapes(ModelConfig(name=name), GRAY, 10))
         work = predict_step(network, GRAY, batch_size=batch_size, train=train).work
@@ -52,7 +50,7 @@ def main() -> None:
             "model": name,
             "batch_size": batch_size,
             "predicted_epoch_seconds": found.duration.epoch_seconds,
-            "estimated_epoch_seconds": speed.seconds(work) * PICTURES / batch_size,
+            "estimated_epoch_seconds": speed.seconds(work) * IMAGES / batch_size,
             "measured_epoch_seconds": history[-1]["seconds"],
         }
         raw.append(entry)
@@ -76,8 +74,8 @@ def main() -> None:
         rows.append([f"{label} factor, either way", "", "", f"{ratios[0]:.2f}", "", f"{ratios[1]:.2f}"])
     write_results(
         "training_time",
-        f"Time of an epoch of {PICTURES:,} digits, predicted against measured: {len(raw)} configurations",
-        "Measured: the second epoch of a run, validation on 750 pictures included. From steps: the median of those "
+        f"Time of an epoch of {IMAGES:,} digits, predicted against measured: {len(raw)} configurations",
+        "Measured: the second epoch of a run, validation on 750 images included. From steps: the median of those "
         "timed for a second in another process. From operations: their arithmetic and bytes at rates measured once on "
         "this machine, nothing of the network run. One run each; the ratio is predicted / measured.",
         ("network, batch", "measured, s", "from steps, s", "ratio", "from operations, s", "ratio"),

@@ -1,4 +1,4 @@
-"""Which score tells pictures unlike anything a classifier has seen, with a threshold that keeps 95 % of validation.
+"""Which score tells images unlike anything a classifier has seen, with a threshold that keeps 95 % of validation.
 
 The classifier is a finished run with a frozen network on photos of cats and dogs; strangers are flowers and photos of
 ImageNet without its dogs, cats and their relatives.
@@ -18,20 +18,20 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from convscope.config import MAX_PIXELS, DataConfig
-from convscope.data import load_images
 from convscope.data.batches import Preprocessing
-from convscope.data.intake import Decoded, fit_entry, fit_of
-from convscope.data.layout import Listing
-from convscope.data.paths import open_paths
-from convscope.engine import energy, max_probability
-from convscope.exporting.forward import fastest_forward
-from convscope.exporting.unknown import KEPT
+from convscope.data.decode.decode import Decoded, resize_entry
+from convscope.data.decode.files import Listing
+from convscope.data.decode.resize import resizing_of
+from convscope.data.load import load_images
+from convscope.data.sources.image_files import open_paths
+from convscope.inference.fast_forward import fastest_forward
+from convscope.inference.unknown import KEPT, energy, max_probability
 from convscope.models.saved import load_model
-from convscope.models.stages import Frozen, find_freezable, split_stages
+from convscope.models.surgery.stages import Frozen, find_freezable, split_stages
 from convscope.progress import ignore_progress
-from convscope.runs import read_config
+from convscope.run.prepare import load_run_data
+from convscope.storage.run_folder import read_config
 from convscope.training.features import extract_features
-from convscope.workflow import load_run_data
 
 RELATIVES = range(151, 294)
 """Numbers of ImageNet's classes of dogs, wolves, foxes, cats and larger cats: near what the classifier knows."""
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="of a frozen network on cats and dogs")
     parser.add_argument("flowers", type=Path, help="archive of flowers")
     parser.add_argument("samples", type=Path, help="folder of photos of ImageNet, INDEX_*.JPEG")
-    parser.add_argument("--pictures", type=int, default=300, help="of the flowers")
+    parser.add_argument("--images", type=int, default=300, help="of the flowers")
     options = parser.parse_args()
     config, saved = read_config(options.run), load_model(options.run)
     images, splits = load_run_data(options.run, config, ignore_progress)
@@ -52,14 +52,14 @@ def main() -> None:
     forward = fastest_forward(Frozen(frozen, *list(rest)[:-1], nn.Flatten()), torch.device("cpu"))
     preprocessing = Preprocessing(saved.mean, saved.std)
 
-    def features_of(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
-        every = np.arange(len(pictures))
-        found = extract_features(forward, pictures, every, preprocessing, cached=None, on_progress=ignore_progress)
+    def features_of(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        every = np.arange(len(pixels))
+        found = extract_features(forward, pixels, every, preprocessing, cache_key=None, on_progress=ignore_progress)
         assert found is not None
         return found
 
     flowers = load_images(_like(config.data, str(options.flowers))).images
-    chosen = np.random.default_rng(0).permutation(len(flowers))[: options.pictures]
+    chosen = np.random.default_rng(0).permutation(len(flowers))[: options.images]
     parts = {
         "train": features_of(images.images[splits.train]),
         "validation": features_of(images.images[splits.validation]),
@@ -74,11 +74,11 @@ def main() -> None:
     rows = [_row(name, {part: score(parts[part], logits[part]) for part in parts}) for name, score in scores.items()]
     write_results(
         "unknown_score",
-        "Pictures unlike anything seen: which score tells them",
-        f"{config.model.name} frozen, on {images.name}. Of {len(splits.validation)} validation pictures {KEPT:.0%} "
-        f"are kept, which sets each threshold; {len(splits.test)} test pictures are alike, {len(chosen)} flowers and "
+        "Images unlike anything seen: which score tells them",
+        f"{config.model.name} frozen, on {images.name}. Of {len(splits.validation)} validation images {KEPT:.0%} "
+        f"are kept, which sets each threshold; {len(splits.test)} test images are alike, {len(chosen)} flowers and "
         f"{len(parts['ImageNet'])} photos of ImageNet (without dogs, cats and relatives) are strangers. AUROC is the "
-        "chance that a test picture scores above a stranger.",
+        "chance that a test image scores above a stranger.",
         ("score", "AUROC flowers", "AUROC ImageNet", "unknown: test", "unknown: flowers", "unknown: ImageNet"),
         rows,
         {},
@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def _like(data: DataConfig, source: str) -> DataConfig:
-    """Return the configuration that brings another source to the size and form of the run's pictures."""
+    """Return the configuration that brings another source to the size and form of the run's images."""
     return DataConfig(
         source=source,
         image_size=data.image_size,
@@ -100,7 +100,7 @@ def _like(data: DataConfig, source: str) -> DataConfig:
 def _samples(folder: Path, data: DataConfig) -> NDArray[np.uint8]:
     paths = [path for path in sorted(folder.iterdir()) if int(path.name[:4]) not in RELATIVES]
     with open_paths(paths, Listing()) as entries:
-        found = [fit_entry(entry, fit_of(data), max_pixels=MAX_PIXELS) for entry in entries]
+        found = [resize_entry(entry, resizing_of(data), max_pixels=MAX_PIXELS) for entry in entries]
     return np.stack([item.image for item in found if isinstance(item, Decoded)])
 
 
@@ -132,7 +132,7 @@ def _scores(train: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, 
         "largest logit": lambda _, z: z.max(axis=1),
         "distance to the nearest class mean (Mahalanobis)": mahalanobis,
         "cosine to the nearest class mean": nearest_mean,
-        f"cosine to the {NEIGHBOURS}th nearest training picture": neighbours,
+        f"cosine to the {NEIGHBOURS}th nearest training image": neighbours,
     }
 
 

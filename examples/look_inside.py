@@ -1,4 +1,4 @@
-"""Train a small network and look inside: what it says of a picture, where it looks, what its layers make of it.
+"""Train a small network and look inside: what it says of an image, where it looks, what its layers make of it.
 
     python examples/look_inside.py [PAGE.html]
 
@@ -21,7 +21,7 @@ def main(page: Path, *, epochs: int = 5) -> None:
         run = Path(folder) / "run"
         result = convscope.train("mnist5k", model="cnn", epochs=epochs, out=run, report=False)
         inspected = convscope.inspect(run, out=page)
-    print(f"accuracy {result.accuracy.value:.1%}; the first test picture is called {inspected.label}")
+    print(f"accuracy {result.accuracy.value:.1%}; the first test image is called {inspected.label}")
     for each in inspected.topk:
         print(f"  {each['label']}: {each['probability']:.1%}")
     for layer in inspected.layers:

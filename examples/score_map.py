@@ -1,8 +1,8 @@
 """Train `cnn` on mnist5k, make it convolutional and draw what it says at every place of a canvas with several digits.
 
-    python examples/score_map.py [PICTURE.png]
+    python examples/score_map.py [IMAGE.png]
 
-Needs no network. docs/dense-to-convolution.md shows the picture.
+Needs no network. docs/dense-to-convolution.md shows the image.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 import convscope
 from convscope.config import DataConfig
-from convscope.data import load_images
-from convscope.models.convert import to_convolutional
+from convscope.data.load import load_images
 from convscope.models.saved import SavedModel, load_model
+from convscope.models.surgery.convert import to_convolutional
 
 SIDE = 28
 STRIDE = 4  # two poolings by 2
@@ -29,7 +29,7 @@ CANVAS = (92, 208)
 INK, PAPER, BLUE, FRAME, MARK = (11, 11, 11), (252, 252, 251), (24, 79, 149), (200, 200, 196), (235, 104, 52)
 
 
-def main(picture: Path, epochs: int = 10) -> None:
+def main(image: Path, epochs: int = 10) -> None:
     """Train, convert, check, draw."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
@@ -46,16 +46,16 @@ def main(picture: Path, epochs: int = 10) -> None:
     print(
         f"accuracy {result.accuracy.value:.1%} of {result.accuracy.n}; {tuple(canvas.shape)} -> {tuple(scores.shape)}"
     )
-    print(f"largest difference on a picture of the original size: {difference:.1e}")
+    print(f"largest difference on an image of the original size: {difference:.1e}")
     own = [probabilities[:, row // STRIDE, column // STRIDE] for row, column in PLACES]
     print("each digit in its own window:", ", ".join(f"{k} as {p.argmax()} ({p.max():.2f})" for k, p in enumerate(own)))
-    draw_maps(canvas, probabilities).save(picture, optimize=True)
+    draw_maps(canvas, probabilities).save(image, optimize=True)
 
 
 def compose_canvas() -> NDArray[np.uint8]:
     """Return test digits of classes 0 to 6 on black, uint8 [H, W]; the network has not seen them."""
     images = load_images(DataConfig(source="mnist5k"))
-    test = np.flatnonzero(np.array(images.parts) == "test")
+    test = np.flatnonzero(np.array(images.source_splits) == "test")
     canvas = np.zeros(CANVAS, np.uint8)
     for label, (top, left) in enumerate(PLACES):
         index = test[images.labels[test] == label][0]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import bz2
 import gzip
 import hashlib
 import io
-import lzma
 import struct
 import tarfile
 import time
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,24 +17,17 @@ import pytest
 from PIL import Image
 
 from convscope.config import DataConfig
-from convscope.data import archive
-from convscope.data.archive import load_archive
-from convscope.data.folder import load_folder
-from convscope.data.image_set import ImageSet
+from convscope.data.dataset import ImageSet
+from convscope.data.load import load_images
+from convscope.data.sources import archive
 from convscope.errors import DataError
 from convscope.progress import Progress
+from tests.support import PACKERS, Members, make_tar, make_zip, regular
 
-PACKERS: dict[str, Callable[[bytes], bytes]] = {
-    "tar": bytes,
-    "tar.gz": gzip.compress,
-    "tar.xz": lzma.compress,
-    "tar.bz2": bz2.compress,
-}
 KINDS = ("zip", *PACKERS)
-Members = list[tuple[str, bytes]]
 
 
-def picture(shade: int = 100, side: int = 8) -> bytes:
+def image(shade: int = 100, side: int = 8) -> bytes:
     noise = np.random.default_rng(shade).integers(0, 256, (side, side, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).save(buffer, "PNG")
@@ -44,33 +35,7 @@ def picture(shade: int = 100, side: int = 8) -> bytes:
 
 
 def two_classes() -> Members:
-    return [("cat/1.png", picture(1)), ("dog/1.png", picture(2)), ("cat/2.png", picture(3))]
-
-
-def make_zip(members: Members, *, method: int = zipfile.ZIP_DEFLATED) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", method) as made:
-        for name, content in members:
-            made.writestr(zipfile.ZipInfo(name), content, method)
-    return buffer.getvalue()
-
-
-def make_tar(members: Members, *others: tarfile.TarInfo, format_: int = tarfile.PAX_FORMAT) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=format_) as made:
-        for name, content in members:
-            made.addfile(regular(name, len(content)), io.BytesIO(content))
-        for info in others:
-            made.addfile(info)
-    return buffer.getvalue()
-
-
-def regular(name: str, size: int) -> tarfile.TarInfo:
-    info = tarfile.TarInfo(name)
-    info.size = size
-    if name.endswith("/"):
-        info.type = tarfile.DIRTYPE
-    return info
+    return [("cat/1.png", image(1)), ("dog/1.png", image(2)), ("cat/2.png", image(3))]
 
 
 def make(kind: str, members: Members) -> bytes:
@@ -82,7 +47,7 @@ def load(content: bytes, tmp_path: Path, **options: object) -> ImageSet:
     path.write_bytes(content)
     before = tree_hash(tmp_path)
     try:
-        return load_archive(DataConfig(source=str(path), **options))  # type: ignore[arg-type]
+        return load_images(DataConfig(source=str(path), **options))  # type: ignore[arg-type]
     finally:
         assert tree_hash(tmp_path) == before, "something was written"
 
@@ -110,11 +75,11 @@ def reasons(images: ImageSet) -> Mapping[str, str]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_archive_gives_what_its_folder_gives(kind: str, tmp_path: Path) -> None:
     members = [
-        *((f"w/train/{label}/{index}.png", picture(index, 20)) for label in ("dog", "cat") for index in range(5)),
-        ("w/train/" + "long" * 40 + "/" + "é" * 90 + ".png", picture(7, 20)),
-        ("w/test/dog/deep/down/1.png", picture(8, 30)),
+        *((f"w/train/{label}/{index}.png", image(index, 20)) for label in ("dog", "cat") for index in range(5)),
+        ("w/train/" + "long" * 40 + "/" + "é" * 90 + ".png", image(7, 20)),
+        ("w/test/dog/deep/down/1.png", image(8, 30)),
         ("w/test/dog/bad.jpg", b"\xff\xd8\xff"),
-        ("w/test/flat.png", picture(9)),
+        ("w/test/flat.png", image(9)),
         ("w/test/dog/Thumbs.db", b"x"),
         ("__MACOSX/w/._1", b"x"),
         ("readme.txt", b"read me"),
@@ -123,7 +88,7 @@ def test_an_archive_gives_what_its_folder_gives(kind: str, tmp_path: Path) -> No
     for name, content in members:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(content)
-    expected = load_folder(DataConfig(source=str(root)))
+    expected = load_images(DataConfig(source=str(root)))
     images = load(make(kind, members), tmp_path)
     assert images.fingerprint == expected.fingerprint
     assert (images.skipped, images.ignored, images.notes) == (expected.skipped, expected.ignored, expected.notes)
@@ -132,7 +97,7 @@ def test_an_archive_gives_what_its_folder_gives(kind: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("format_", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_all_formats_of_tar_headers_are_read(format_: int, tmp_path: Path) -> None:
-    members = [*two_classes(), ("dog/" + "x" * 90 + ".png", picture(4)), ("y" * 90 + "/" + "x" * 60, picture(5))]
+    members = [*two_classes(), ("dog/" + "x" * 90 + ".png", image(4)), ("y" * 90 + "/" + "x" * 60, image(5))]
     images = load(make_tar(members, format_=format_), tmp_path)
     assert set(images.ids) == {name for name, _ in members}
 
@@ -152,7 +117,7 @@ def test_progress_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "a.zip"
     path.write_bytes(make_zip(two_classes()))
     reports: list[Progress] = []
-    load_archive(DataConfig(source=str(path)), reports.append)
+    load_images(DataConfig(source=str(path)), reports.append)
     assert (reports[-1].done, reports[-1].total) == (3, 3)
 
 
@@ -168,13 +133,13 @@ def test_backslashes_in_a_zip_divide_folders(tmp_path: Path) -> None:
     assert images.ids == ("cat/1.png", "cat/2.png", "dog/1.png")
 
 
-# ---------------------------------------------------------------- members that are listed
+# ---------------------------------------------------------------- members that are skipped
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["../x.png", "/etc/x.png", "C:\\x.png", "a/../../x.png", "cat/../3.png", "//h/x.png"])
 def test_28_names_that_lead_out_are_listed(kind: str, name: str, tmp_path: Path) -> None:
-    images = load(make(kind, [*two_classes(), (name, picture())]), tmp_path)
+    images = load(make(kind, [*two_classes(), (name, image())]), tmp_path)
     assert len(images) == 3
     assert list(reasons(images).values()) == ["name leads out of the archive"]
 
@@ -192,7 +157,7 @@ def test_28_links_and_devices_in_a_tar_are_listed(tmp_path: Path) -> None:
         info = tarfile.TarInfo(f"cat/{name}")
         info.type, info.linkname = type_, "/etc"
         others.append(info)
-    through = ("cat/symbolic link/passwd.png", picture(9))
+    through = ("cat/symbolic link/passwd.png", image(9))
     images = load(make_tar([*two_classes(), through], *others), tmp_path)
     assert reasons(images) == {f"cat/{name}": f"not a regular file ({name})" for name in kinds}
     assert len(images) == 4
@@ -210,7 +175,7 @@ def test_28_a_link_in_a_zip_is_listed(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_second_member_of_a_name_is_listed(kind: str, tmp_path: Path) -> None:
-    images = load(make(kind, [*two_classes(), ("cat/./1.png", picture(9)), ("cat/1.png", picture(8))]), tmp_path)
+    images = load(make(kind, [*two_classes(), ("cat/./1.png", image(9)), ("cat/1.png", image(8))]), tmp_path)
     assert [item.reason for item in images.skipped] == ["second member of this name"] * 2
     assert np.array_equal(images.images, load(make(kind, two_classes()), tmp_path).images)
 
@@ -233,7 +198,7 @@ def test_a_zip_member_packed_with_bzip2_is_listed(tmp_path: Path) -> None:
     """Its decompressor has no limit: a kilobyte could become gigabytes at one call."""
     buffer = io.BytesIO(make_zip(two_classes()))
     with zipfile.ZipFile(buffer, "a", zipfile.ZIP_BZIP2) as made:
-        made.writestr("cat/3.png", picture())
+        made.writestr("cat/3.png", image())
     assert reasons(load(buffer.getvalue(), tmp_path)) == {"cat/3.png": "compression method 12 is not supported"}
 
 
@@ -246,7 +211,7 @@ def test_29_a_bomb_is_refused_before_it_expands(kind: str, tmp_path: Path) -> No
     if kind == "tar":
         assert reasons(load(content, tmp_path)) == {"cat/bomb.png": "not an image (unknown format)"}
     else:
-        assert "as a bomb does" in refusal(content, tmp_path)
+        assert "as a zip bomb does" in refusal(content, tmp_path)
 
 
 def test_29_one_member_that_expands_too_far_is_listed(tmp_path: Path) -> None:
@@ -290,11 +255,11 @@ def test_30_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_30_a_cut_archive_gives_no_partial_data_set(kind: str, tmp_path: Path) -> None:
-    whole = make(kind, [(f"{label}/{index}.png", picture(index)) for label in ("a", "b") for index in range(20)])
+    whole = make(kind, [(f"{label}/{index}.png", image(index)) for label in ("a", "b") for index in range(20)])
     end = len(whole) if kind != "tar" else len(whole.rstrip(b"\0")) + 200
     for share in (0.1, 0.3, 0.5, 0.7, 0.9, 0.99):
         message = refusal(whole[: int(share * end)], tmp_path)
-        assert "no picture of it is used" in message, share
+        assert "no image of it is used" in message, share
 
 
 def test_30_a_tar_cut_between_members_is_refused(tmp_path: Path) -> None:
@@ -333,7 +298,7 @@ def test_30_a_damaged_central_directory_is_refused(tmp_path: Path) -> None:
     end = whole.index(b"PK\5\6")
     for start, stop in ((directory, directory + 4), (end, end + 4), (end + 12, end + 16), (directory + 20, end)):
         damaged = whole[:start] + b"\xee" * (stop - start) + whole[stop:]
-        assert "no picture of it is used" in refusal(damaged, tmp_path)
+        assert "no image of it is used" in refusal(damaged, tmp_path)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -351,7 +316,7 @@ def test_30_too_many_members_are_refused(kind: str, tmp_path: Path, monkeypatch:
         (b"7z\xbc\xaf\x27\x1c" + bytes(100), "a 7z archive"),
         (b"Rar!\x1a\x07" + bytes(100), "a RAR archive"),
         (gzip.compress(b"hello" * 200), "damaged"),
-        (make_zip([]), "no usable picture"),
+        (make_zip([]), "no usable image"),
     ],
 )
 def test_other_files_are_refused_with_a_way_out(content: bytes, message: str, tmp_path: Path) -> None:
@@ -379,7 +344,7 @@ def test_hundreds_of_damaged_archives_give_a_set_or_one_error(kind: str, tmp_pat
 
 def test_the_reference_photos(reference: Path) -> None:
     """2,400 photos, two of them empty files, and a Thumbs.db in both classes."""
-    images = load_archive(DataConfig(source=str(reference / "cats-and-dogs-2400.zip"), image_size=32))
+    images = load_images(DataConfig(source=str(reference / "cats-and-dogs-2400.zip"), image_size=32))
     assert images.class_names == ("Cat", "Dog")
     assert images.images.shape == (2398, 32, 32, 3)
     assert reasons(images) == dict.fromkeys(["PetImages/Cat/666.jpg", "PetImages/Dog/11702.jpg"], "empty file")

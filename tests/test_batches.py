@@ -11,7 +11,7 @@ from scipy.stats import ks_2samp
 from convscope.config import Augmentation, DataConfig, ModelConfig, RunConfig, TrainConfig
 from convscope.data.augment import AUGMENTATIONS, LEAST_ERASED, MIXUP, MIXUP_ALPHA, MOST_ERASED, mixup_of
 from convscope.data.batches import (
-    LARGE_PICTURE,
+    LARGE_IMAGE,
     Preprocessing,
     channel_statistics,
     make_preprocessing,
@@ -19,27 +19,27 @@ from convscope.data.batches import (
     training_batches,
 )
 from convscope.errors import UsageError
-from tests.conftest import make_image_set
+from tests.support import make_image_set
 
 CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_statistics_are_numpys(channels: int) -> None:
-    pictures = make_image_set(channels=channels).images
-    mean, std = channel_statistics(pictures)
-    assert mean == pytest.approx((pictures / 255).mean(axis=(0, 1, 2)), rel=1e-9)
-    assert std == pytest.approx((pictures / 255).std(axis=(0, 1, 2)), rel=1e-9)
+    images = make_image_set(channels=channels).images
+    mean, std = channel_statistics(images)
+    assert mean == pytest.approx((images / 255).mean(axis=(0, 1, 2)), rel=1e-9)
+    assert std == pytest.approx((images / 255).std(axis=(0, 1, 2)), rel=1e-9)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("normalize", [True, False])
 def test_input_is_the_formula(channels: int, normalize: bool) -> None:
-    pictures = make_image_set(channels=channels).images
-    preprocessing = make_preprocessing(*channel_statistics(pictures), normalize=normalize)
-    x = preprocessing.apply(torch.from_numpy(pictures))
+    images = make_image_set(channels=channels).images
+    preprocessing = make_preprocessing(*channel_statistics(images), normalize=normalize)
+    x = preprocessing.apply(torch.from_numpy(images))
     mean, std = (np.array(v).reshape(1, 1, 1, -1) for v in (preprocessing.mean, preprocessing.std))
-    expected = ((pictures / 255 - mean) / std).transpose(0, 3, 1, 2)
+    expected = ((images / 255 - mean) / std).transpose(0, 3, 1, 2)
     assert np.allclose(x.numpy(), expected, atol=1e-5)
     assert x.is_contiguous(memory_format=torch.channels_last)
     if not normalize:
@@ -48,25 +48,25 @@ def test_input_is_the_formula(channels: int, normalize: bool) -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_large_pictures_are_read_where_they_lie(channels: int) -> None:
-    """Beyond LARGE_PICTURE values each picture is normalized on its own, out of a data set that nobody may change."""
-    pictures = np.random.default_rng(0).integers(0, 256, (5, 96, 200 // channels * 2, channels), np.uint8)
-    assert pictures[0].size >= LARGE_PICTURE
-    pictures.flags.writeable = False
-    images = replace(make_image_set((2, 3), channels=channels), images=pictures)
+def test_large_images_are_not_copied(channels: int) -> None:
+    """Beyond LARGE_IMAGE values each image is normalized on its own, out of a read-only data set."""
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 96, 200 // channels * 2, channels), np.uint8)
+    assert pixels[0].size >= LARGE_IMAGE
+    pixels.flags.writeable = False
+    images = replace(make_image_set((2, 3), channels=channels), images=pixels)
     data = make_resident(images, np.array([3, 0, 3]), CPU)
-    assert np.shares_memory(data.pictures.numpy(), pictures)
+    assert np.shares_memory(data.images.numpy(), pixels)
     preprocessing = Preprocessing((0.4, 0.5, 0.6)[:channels], (0.2, 0.3, 0.4)[:channels])
     mean, std = (np.array(v) for v in (preprocessing.mean, preprocessing.std))
-    expected = ((pictures[[3, 0, 3]] / 255 - mean) / std).transpose(0, 3, 1, 2)
-    x = preprocessing.apply(data.pictures, data.rows)
+    expected = ((pixels[[3, 0, 3]] / 255 - mean) / std).transpose(0, 3, 1, 2)
+    x = preprocessing.apply(data.images, data.rows)
     assert np.allclose(x.numpy(), expected, atol=1e-5)
     assert x.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_a_constant_channel_is_not_divided_by_zero() -> None:
-    pictures = np.full((4, 3, 3, 1), 7, np.uint8)
-    assert make_preprocessing(*channel_statistics(pictures), normalize=True).std == (1.0,)
+    images = np.full((4, 3, 3, 1), 7, np.uint8)
+    assert make_preprocessing(*channel_statistics(images), normalize=True).std == (1.0,)
 
 
 def collect(
@@ -79,10 +79,8 @@ def collect(
         training_batches(
             data,
             preprocessing,
-            batch_size=batch_size,
-            seed=3,
+            TrainConfig(batch_size=batch_size, seed=3, augment=augment),
             epoch=epoch,
-            augment=augment,
             num_classes=2,
             first_step=first_step,
         )
@@ -90,7 +88,7 @@ def collect(
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64, 500, 1000])
-def test_an_epoch_shows_every_picture_once(batch_size: int) -> None:
+def test_an_epoch_shows_every_image_once(batch_size: int) -> None:
     batches = collect(batch_size, 1)
     assert sorted(n for _, _, numbers in batches for n in numbers) == list(range(500))
     assert all(len(x) == len(y) == len(n) for x, y, n in batches)
@@ -116,35 +114,35 @@ def test_an_epoch_entered_late_gives_the_same_bits(augment: tuple[str, ...], sid
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_an_augmentation_keeps_shape_and_range_and_changes_something(name: str, channels: int) -> None:
-    pictures = torch.from_numpy(make_image_set((16, 16), channels=channels).images).permute(0, 3, 1, 2) / 255
+    images = torch.from_numpy(make_image_set((16, 16), channels=channels).images).permute(0, 3, 1, 2) / 255
     generator = torch.Generator().manual_seed(0)
-    changed = AUGMENTATIONS[name](pictures, lambda: torch.rand(len(pictures), generator=generator))
-    assert changed.shape == pictures.shape
+    changed = AUGMENTATIONS[name](images, lambda: torch.rand(len(images), generator=generator))
+    assert changed.shape == images.shape
     assert changed.min() >= -1e-6
     assert changed.max() <= 1 + 1e-6
-    assert not torch.allclose(changed, pictures, atol=1e-3)
+    assert not torch.allclose(changed, images, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_a_picture_is_changed_alike_in_any_company(name: str) -> None:
-    pictures = torch.from_numpy(make_image_set((8, 8), channels=3).images)
+def test_an_augmentation_does_not_depend_on_the_rest_of_the_batch(name: str) -> None:
+    images = torch.from_numpy(make_image_set((8, 8), channels=3).images)
     plain = Preprocessing((0.0,) * 3, (1.0,) * 3)
-    together = plain.apply_augmented(pictures, [name], torch.arange(16), 0, "augment", 1)
-    alone = plain.apply_augmented(pictures[5:6], [name], torch.tensor([5]), 0, "augment", 1)
+    together = plain.apply_augmented(images, [name], torch.arange(16), 0, "augment", 1)
+    alone = plain.apply_augmented(images[5:6], [name], torch.tensor([5]), 0, "augment", 1)
     assert torch.allclose(together[5:6], alone, atol=1e-6)
 
 
-def test_every_augmentation_that_may_be_asked_for_is_there() -> None:
+def test_every_configurable_augmentation_exists() -> None:
     assert set(get_args(Augmentation)) == {*AUGMENTATIONS, MIXUP}
 
 
-def test_erasing_covers_one_rectangle_of_half_the_pictures_with_their_mean() -> None:
-    pictures = torch.rand(400, 3, 40, 30) * 0.5
+def test_erasing_covers_one_rectangle_of_half_the_images_with_their_mean() -> None:
+    images = torch.rand(400, 3, 40, 30) * 0.5
     generator = torch.Generator().manual_seed(1)
-    erased = AUGMENTATIONS["erase"](pictures, lambda: torch.rand(400, generator=generator))
-    changed = (erased != pictures).any(dim=1)
+    erased = AUGMENTATIONS["erase"](images, lambda: torch.rand(400, generator=generator))
+    changed = (erased != images).any(dim=1)
     assert 150 < changed.any(dim=(1, 2)).sum() < 250
-    for before, after, where in zip(pictures, erased, changed, strict=True):
+    for before, after, where in zip(images, erased, changed, strict=True):
         if where.any():
             rows, columns = where.any(dim=1).nonzero(), where.any(dim=0).nonzero()
             height, width = int(rows.max() - rows.min()) + 1, int(columns.max() - columns.min()) + 1
@@ -154,21 +152,21 @@ def test_erasing_covers_one_rectangle_of_half_the_pictures_with_their_mean() -> 
             assert torch.allclose(covered, before.mean(dim=(1, 2))[:, None].expand_as(covered))
 
 
-def test_mixup_is_the_formula_and_depends_on_nothing_but_seed_epoch_and_picture() -> None:
+def test_mixup_is_the_formula_and_depends_on_nothing_but_seed_epoch_and_image() -> None:
     images = make_image_set((30, 20), channels=3)
     data = make_resident(images, np.arange(50), CPU)
     plain = Preprocessing((0.2,) * 3, (0.3,) * 3)
-    options = {"seed": 3, "epoch": 2, "augment": ("flip", MIXUP), "num_classes": 2}
     seen = {}
     for batch_size in (50, 7, 1):
-        for x, labels, numbers in training_batches(data, plain, batch_size=batch_size, **options):  # type: ignore[arg-type]
+        config = TrainConfig(batch_size=batch_size, seed=3, augment=("flip", MIXUP))
+        for x, labels, numbers in training_batches(data, plain, config, epoch=2, num_classes=2):
             assert labels.shape == (len(numbers), 2)
             for place, number in enumerate(numbers):
                 first = seen.setdefault(number, (x[place], labels[place]))
                 assert torch.allclose(first[0], x[place], atol=1e-6)
                 assert torch.equal(first[1], labels[place])
     partners, shares = mixup_of(np.arange(50), 50, 3, MIXUP, 2)
-    alone = plain.apply_augmented(data.pictures[data.rows], ["flip"], torch.arange(50), 3, "augment", 2)
+    alone = plain.apply_augmented(data.images[data.rows], ["flip"], torch.arange(50), 3, "augment", 2)
     for number, (partner, share) in enumerate(zip(partners, shares, strict=True)):
         expected = share * alone[number] + (1 - share) * alone[partner]
         assert torch.allclose(seen[number][0], expected, atol=1e-5)
@@ -196,13 +194,13 @@ def test_mixup_needs_a_network_that_learns() -> None:
 
 
 def test_neutral_numbers_change_nothing() -> None:
-    pictures = torch.rand(4, 3, 8, 8)
+    images = torch.rand(4, 3, 8, 8)
     half = lambda: torch.full((4,), 0.5)  # noqa: E731
     for name in ("rotate", "zoom", "color", "crop", "flip"):
-        assert torch.allclose(AUGMENTATIONS[name](pictures, half), pictures, atol=1e-5), name
+        assert torch.allclose(AUGMENTATIONS[name](images, half), images, atol=1e-5), name
 
 
 def test_crop_moves_whole_pixels() -> None:
-    pictures = torch.rand(1, 1, 8, 8)
-    moved = AUGMENTATIONS["crop"](pictures, lambda: torch.tensor([0.99]))  # furthest down and right in the padding
-    assert torch.equal(moved[0, 0, :7, :7], pictures[0, 0, 1:, 1:])
+    images = torch.rand(1, 1, 8, 8)
+    moved = AUGMENTATIONS["crop"](images, lambda: torch.tensor([0.99]))  # furthest down and right in the padding
+    assert torch.equal(moved[0, 0, :7, :7], images[0, 0, 1:, 1:])

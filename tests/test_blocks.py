@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convscope.errors import UsageError
-from convscope.models.blocks import (
+from convscope.models.stack.blocks import (
     InceptionBlock,
     MinPool2d,
     ResidualBlock,
@@ -18,12 +18,12 @@ from convscope.models.blocks import (
     average_pool,
     convolution,
     convolution_unit,
-    global_pool,
     local_response_norm,
     max_pool,
     separable_convolution,
 )
-from convscope.models.windows import Padding, output_size, padding_amounts, symmetric_padding
+from convscope.models.stack.notation import build_stack, parse_stack
+from convscope.models.stack.windows import Padding, output_size, padding_amounts, symmetric_padding
 
 SIZES, KERNELS, STRIDES, DILATIONS = range(1, 14), (1, 2, 3, 4, 5), (1, 2, 3, 4), (1, 2, 3)
 PADDINGS: tuple[Padding, ...] = ("valid", "same", "full", 0, 1, 2)
@@ -36,15 +36,15 @@ def test_output_size_is_that_of_torch(kernel: int, padding: Padding) -> None:
         layer = convolution(1, 1, (kernel, 1), stride=stride, dilation=dilation, padding=padding)
         if isinstance(padding, int):
             layer.padding = (padding, 0)
-        picture = torch.zeros(1, 1, size, 1)
+        image = torch.zeros(1, 1, size, 1)
         case = f"size {size}, stride {stride}, dilation {dilation}"
         try:
             expected = output_size(size, kernel, stride=stride, dilation=dilation, padding=padding)
         except UsageError:
             with pytest.raises(RuntimeError, match="Kernel size can't be greater"):
-                layer(picture)
+                layer(image)
         else:
-            assert layer(picture).shape[2] == expected, case
+            assert layer(image).shape[2] == expected, case
 
 
 def places(size: int, kernel: int, stride: int, dilation: int, before: int, after: int) -> int:
@@ -115,7 +115,7 @@ POOLS = [(2, None, "valid"), (3, 2, "valid"), (3, 2, "same"), (2, 1, "same"), (3
 
 @pytest.mark.parametrize(("kernel", "stride", "padding"), POOLS)
 @pytest.mark.parametrize("size", [6, 7])
-def test_pooling_takes_the_pixels_of_the_picture_only(
+def test_pooling_takes_the_pixels_of_the_image_only(
     kernel: int, stride: int | None, padding: Padding, size: int
 ) -> None:
     x = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(size)) - 5  # a zero would be the largest
@@ -135,8 +135,12 @@ def test_pooling_without_a_pixel_in_a_window_is_refused() -> None:
 
 def test_global_pooling() -> None:
     x = torch.randn(2, 3, 5, 7)
-    assert torch.allclose(global_pool()(x), x.mean(dim=(2, 3), keepdim=True), atol=1e-6)
-    assert torch.equal(global_pool("max")(x), x.amax(dim=(2, 3), keepdim=True))
+    average, largest = (
+        build_stack(parse_stack("global-pool"), (3, 5, 7)),
+        build_stack(parse_stack("global-pool max"), (3, 5, 7)),
+    )
+    assert torch.allclose(average(x), x.mean(dim=(2, 3), keepdim=True), atol=1e-6)
+    assert torch.equal(largest(x), x.amax(dim=(2, 3), keepdim=True))
 
 
 def test_a_convolution_with_uneven_same_padding() -> None:
@@ -162,8 +166,8 @@ def test_a_convolution_unit_has_no_bias_before_its_norm() -> None:
     raw = F.conv2d(x, unit.conv.weight, padding=1)
     mean, variance = raw.mean(dim=(0, 2, 3), keepdim=True), raw.var(dim=(0, 2, 3), unbiased=False, keepdim=True)
     assert torch.allclose(unit(x), ((raw - mean) / (variance + 1e-5).sqrt()).relu(), atol=1e-5)
-    plain = convolution_unit(3, 5, 3, norm=False, activation=False)
-    assert torch.equal(plain(x), F.conv2d(x, plain.conv.weight, plain.conv.bias, padding=1))
+    plain = convolution_unit(3, 5, 3, activation=False)
+    assert torch.allclose(plain.norm(F.conv2d(x, plain.conv.weight, padding=1)), plain(x), atol=1e-6)
 
 
 def test_a_separable_convolution_is_a_convolution_with_weights_of_rank_one() -> None:
@@ -245,8 +249,8 @@ def test_an_inception_block_puts_its_branches_one_after_another() -> None:
     assert torch.allclose(block(x), expected, atol=1e-6)
 
 
-def test_an_inception_block_of_too_few_maps_is_refused() -> None:
-    with pytest.raises(UsageError, match="7 maps has too few for its four branches; give it 8 or more"):
+def test_an_inception_block_of_too_few_channels_is_refused() -> None:
+    with pytest.raises(UsageError, match="7 channels has too few for its four branches; give it 8 or more"):
         InceptionBlock(3, 7)
 
 

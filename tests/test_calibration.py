@@ -1,4 +1,4 @@
-"""Calibration agrees with scikit-learn, and the temperature is the one that fits."""
+"""Calibration and temperature agree with scikit-learn."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from sklearn.metrics import log_loss
 import convscope
 from convscope.evaluation.calibration import NUM_BINS, fit_temperature, measure_reliability
 from convscope.evaluation.metrics import make_predictions
-from convscope.panels import read_panels, write_panels
-from convscope.results import Curves, Heat, ImageGrid, Line, Maps, Matrix, Predictions, Table
-from convscope.runs import read_csv, read_json
+from convscope.results.panels import Curves, FeatureMaps, Heat, ImageGrid, Line, Matrix, Table
+from convscope.results.run import Predictions
+from convscope.storage.files import read_csv, read_json
+from convscope.storage.panels import read_panels, write_panels
 
 
 def made(n: int = 3000, k: int = 5, sharpness: float = 2.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -38,15 +39,15 @@ def test_bins_and_error_equal_scikit_learns(n: int, k: int) -> None:
     predictions = predictions_of(logits, labels)
     found = measure_reliability(predictions)
     confidence = predictions.probabilities.max(axis=1).astype(np.float64)
-    right = predictions.predicted == labels
-    share_right, mean_confidence = calibration_curve(right, confidence, n_bins=NUM_BINS, strategy="uniform")
+    correct = predictions.predicted == labels
+    accuracy, mean_confidence = calibration_curve(correct, confidence, n_bins=NUM_BINS, strategy="uniform")
     filled = [each for each in found.bins if each.n]
-    assert [each.accuracy for each in filled] == pytest.approx(share_right.tolist())
+    assert [each.accuracy for each in filled] == pytest.approx(accuracy.tolist())
     assert [each.confidence for each in filled] == pytest.approx(mean_confidence.tolist())
     assert sum(each.n for each in found.bins) == found.n == n
     assert all(each.accuracy is None for each in found.bins if not each.n)
     weights = np.array([each.n for each in filled]) / n
-    assert found.ece == pytest.approx(float(weights @ np.abs(share_right - mean_confidence)))
+    assert found.ece == pytest.approx(float(weights @ np.abs(accuracy - mean_confidence)))
     probabilities = predictions.probabilities.astype(np.float64)
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     assert found.loss == pytest.approx(log_loss(labels, probabilities, labels=range(k)), rel=1e-5)
@@ -67,7 +68,7 @@ class Logits(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("sharpness", [0.4, 1.0, 2.0, 6.0])
-def test_temperature_equals_scikit_learns_and_is_found_again(sharpness: float) -> None:
+def test_temperature_equals_scikit_learns_and_the_true_one(sharpness: float) -> None:
     logits, labels = made(20_000, sharpness=sharpness)
     found = fit_temperature(logits, labels)
     assert found is not None
@@ -78,7 +79,7 @@ def test_temperature_equals_scikit_learns_and_is_found_again(sharpness: float) -
     assert np.allclose(ours.probabilities, expected, atol=1e-3)
 
 
-def test_temperature_lowers_the_loss_and_leaves_answers_alone() -> None:
+def test_temperature_lowers_the_loss_and_keeps_predictions() -> None:
     logits, labels = made(sharpness=3.0)
     best = fit_temperature(logits, labels)
     assert best is not None
@@ -90,7 +91,7 @@ def test_temperature_lowers_the_loss_and_leaves_answers_alone() -> None:
     assert (predictions_of(logits / np.float32(best), labels).predicted == logits.argmax(axis=1)).all()
 
 
-def test_there_is_no_temperature_where_nothing_is_wrong_and_a_finite_one_where_all_is() -> None:
+def test_no_temperature_if_all_predictions_are_correct_and_a_finite_one_if_all_are_wrong() -> None:
     logits = np.eye(3, dtype=np.float32)[[0, 1, 2]] * 5
     assert fit_temperature(logits, np.array([0, 1, 2])) is None
     assert fit_temperature(logits[:0], np.array([], np.int64)) is None
@@ -98,15 +99,15 @@ def test_there_is_no_temperature_where_nothing_is_wrong_and_a_finite_one_where_a
     assert np.isfinite(fit_temperature(np.zeros((4, 3), np.float32), np.array([0, 1, 2, 0])) or 0)
 
 
-def test_a_run_records_its_calibration_and_one_picture(tmp_path: Path) -> None:
+def test_a_run_records_its_calibration_and_one_image(tmp_path: Path) -> None:
     run = tmp_path / "run"
     result = convscope.train("digits", epochs=2, out=run)
     recorded, rows = read_json(run / "calibration.json"), read_csv(run / "predictions.csv")
     confidence = np.array([float(row["p_pred"]) for row in rows])
-    right = np.array([row["predicted"] == row["true"] for row in rows])
-    share_right, mean_confidence = calibration_curve(right, confidence, n_bins=NUM_BINS)
+    correct = np.array([row["predicted"] == row["true"] for row in rows])
+    accuracy, mean_confidence = calibration_curve(correct, confidence, n_bins=NUM_BINS)
     filled = [each for each in recorded["as_trained"]["bins"] if each["n"]]
-    assert [each["accuracy"] for each in filled] == pytest.approx(share_right.tolist())
+    assert [each["accuracy"] for each in filled] == pytest.approx(accuracy.tolist())
     assert [each["confidence"] for each in filled] == pytest.approx(mean_confidence.tolist(), rel=1e-4)
     assert recorded["as_trained"]["loss"] == result.metrics.loss
     assert recorded["fitted_on"] == sum(row["split"] == "validation" for row in read_csv(run / "split.csv"))
@@ -114,17 +115,17 @@ def test_a_run_records_its_calibration_and_one_picture(tmp_path: Path) -> None:
     assert recorded["scaled"]["n"] == result.metrics.accuracy.n
     panels = read_panels(run / "inside.npz")
     assert panels is not None
-    heat, answer, maps = panels
+    heat, prediction, maps = panels
     assert isinstance(heat, Heat)
-    assert isinstance(answer, Table)
-    assert isinstance(maps, Maps)
-    assert answer.rows[0] == ("Picture", rows[0]["picture"])
-    assert answer.rows[1] == ("Actual class", rows[0]["true"])
-    assert answer.rows[2][0] == f"Probability of {rows[0]['predicted']}"
+    assert isinstance(prediction, Table)
+    assert isinstance(maps, FeatureMaps)
+    assert prediction.rows[0] == ("Image", rows[0]["image"])
+    assert prediction.rows[1] == ("Actual class", rows[0]["true"])
+    assert prediction.rows[2][0] == f"Probability of {rows[0]['predicted']}"
     assert "Inside the network" in (run / "report.html").read_text("utf-8")
 
 
-def test_without_a_validation_part_no_temperature_is_fitted(tmp_path: Path) -> None:
+def test_without_a_validation_split_no_temperature_is_fitted(tmp_path: Path) -> None:
     run = tmp_path / "run"
     convscope.train("digits", model="mlp", epochs=1, split=(80.0, 0.0, 20.0), out=run)
     recorded = read_json(run / "calibration.json")
@@ -133,14 +134,14 @@ def test_without_a_validation_part_no_temperature_is_fitted(tmp_path: Path) -> N
     assert "not fitted" in (run / "report.html").read_text("utf-8")
 
 
-def test_panels_come_back_as_they_were(tmp_path: Path) -> None:
+def test_panels_are_equal_after_writing_and_reading(tmp_path: Path) -> None:
     numbers = np.arange(12, dtype=np.float32).reshape(1, 3, 4)
     panels = (
         ImageGrid("t", (np.zeros((2, 2, 1), np.uint8),), ("a\nb",), (True,)),
         Curves("t", "x", "y", (Line("l", (1.0, 2.0), (None, 3.0), ("n", "m")),), note_label="n"),
         Matrix("t", "r", "c", ("a",), ("b", "\udcff"), np.array([[1, 2]])),
         Table("t", ("a", "b"), (("1", "<b>"),)),
-        Maps("t", (numbers,), ("c",)),
+        FeatureMaps("t", (numbers,), ("c",)),
         Heat("t", np.zeros((2, 2, 3), np.uint8), (numbers[0],), ("c",)),
     )
     write_panels(tmp_path / "p.npz", panels)

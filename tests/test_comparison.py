@@ -13,56 +13,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convscope import processors
-from convscope.api import budget
+import convscope
+from convscope import cpu
+from convscope.comparison import runner as processes
 from convscope.comparison.compare import compare_runs, comparison_to_json
+from convscope.comparison.plan import plan_runs
 from convscope.comparison.recorded import name_configs
-from convscope.config import DataConfig, ModelConfig, RunConfig, TrainConfig, config_to_json
+from convscope.comparison.runner import Need, choose_jobs, predict_needs
+from convscope.config import ComputeConfig, DataConfig, ModelConfig, RunConfig, TrainConfig
 from convscope.device import SMALL_STEP_MACS
 from convscope.errors import RunError, UsageError
-from convscope.needs import budget_of_run
-from convscope.results import CANNOT_TELL, accuracy_of
-from convscope.runs import read_csv, read_json, write_csv, write_history, write_json
-from convscope.series import processes
-from convscope.series.memory import Need, predict_needs
-from convscope.series.plan import plan_runs
-from convscope.series.processes import choose_jobs
-from tests.test_main_job import convscope
-
-N = 400
-
-
-def write_run(
-    folder: Path,
-    right: np.ndarray,
-    *,
-    model: str = "mlp",
-    stack: str | None = None,
-    seed: int = 0,
-    split: str = "ab",
-    macs: int = 10**6,
-    **train: object,
-) -> Path:
-    """Write the files of a finished run that gets `right` pictures right; what it says of the others is "other"."""
-    folder.mkdir(parents=True)
-    config = RunConfig(
-        data=DataConfig(source="made"),
-        model=ModelConfig(name=model, stack=stack),
-        train=TrainConfig(seed=seed, **train),  # type: ignore[arg-type]
-    )
-    write_json(folder / "run.json", {"config": config_to_json(config), "data": {"fingerprint": "00"}})
-    accuracy = accuracy_of(correct=int(right.sum()), n=len(right))
-    results = {"data": "made", "part": "test", "split_sha256": split, "num_params": 1000, "macs": macs}
-    results |= {"train_seconds": 2.0 + seed, "peak_memory_bytes": 10**8, "accuracy": accuracy.__dict__}
-    write_json(folder / "results.json", results)
-    rows = [(f"{i}.png", "it", "it" if hit else "other", 0.5, 0.5, 0.7) for i, hit in enumerate(right)]
-    write_csv(folder / "predictions.csv", ("picture", "true", "predicted", "p_true", "p_pred", "loss"), rows)
-    write_history(folder, [])
-    return folder
-
-
-def draw(share: float, seed: int, n: int = N) -> np.ndarray:
-    return np.random.default_rng(seed).random(n) < share
+from convscope.memory.predict import budget_of_run
+from convscope.results.comparison import CANNOT_TELL
+from convscope.storage.files import read_csv, read_json
+from tests.support import N, draw, run_convscope, write_run
 
 
 @pytest.fixture
@@ -72,7 +36,7 @@ def runs(tmp_path: Path) -> list[Path]:
     return weak + [write_run(tmp_path / f"cnn-{s}", draw(0.9, 10 + s), model="cnn", seed=s) for s in range(2)]
 
 
-def test_models_pairs_and_pictures_are_counted_right(runs: list[Path]) -> None:
+def test_models_pairs_and_images_are_counted_right(runs: list[Path]) -> None:
     comparison = compare_runs(runs)
     weak, strong = comparison.models
     accuracies = [read_json(run / "results.json")["accuracy"]["value"] for run in runs]
@@ -81,17 +45,17 @@ def test_models_pairs_and_pictures_are_counted_right(runs: list[Path]) -> None:
     assert strong.std == pytest.approx(np.std(accuracies[3:], ddof=1))
     assert weak.train_seconds == 3.0
     (pair,) = comparison.pairs
-    assert (pair.a, pair.b, pair.verdict, pair.rests_on) == ("mlp", "cnn", "cnn", "pictures and seeds")
+    assert (pair.a, pair.b, pair.verdict, pair.rests_on) == ("mlp", "cnn", "cnn", "images and seeds")
     assert pair.difference == pytest.approx(np.mean(accuracies[3:]) - np.mean(accuracies[:3]))
     assert 0 < pair.low < pair.difference < pair.high
     assert pair.sentence.startswith("cnn is better than mlp (+")
     assert [(test.seed_a, test.seed_b) for test in pair.mcnemar] == [(0, 0), (1, 1)]
     shares = [draw(0.7, s).astype(float) for s in range(3)], [draw(0.9, 10 + s).astype(float) for s in range(2)]
     lead = np.mean(shares[1], axis=0) - np.mean(shares[0], axis=0)
-    assert {entry.picture for entry in pair.disagreements} == {f"{i}.png" for i in np.flatnonzero(lead)}
+    assert {entry.image for entry in pair.disagreements} == {f"{i}.png" for i in np.flatnonzero(lead)}
     first = pair.disagreements[0]
-    assert first.right_b - first.right_a == pytest.approx(lead[int(first.picture[:-4])])
-    assert abs(first.right_b - first.right_a) == 1
+    assert first.correct_b - first.correct_a == pytest.approx(lead[int(first.image[:-4])])
+    assert abs(first.correct_b - first.correct_a) == 1
     assert {first.predicted_a, first.predicted_b} == {"it", "other"}
 
 
@@ -106,12 +70,12 @@ def test_runs_of_one_network_stand_for_themselves(runs: list[Path]) -> None:
     comparison = compare_runs(runs[1:3])
     assert [model.model for model in comparison.models] == ["mlp seed=1", "mlp seed=2"]
     (pair,) = comparison.pairs
-    assert (pair.verdict, pair.rests_on) == (CANNOT_TELL, "pictures")
-    assert re.search(r"about [\d,]+ more test pictures or --seeds 3 might", pair.sentence)
+    assert (pair.verdict, pair.rests_on) == (CANNOT_TELL, "images")
+    assert re.search(r"about [\d,]+ more test images or --seeds 3 might", pair.sentence)
 
 
 def test_one_run_of_each_is_not_enough_for_a_small_difference(tmp_path: Path) -> None:
-    """The write-up's mistake: 1.2 points on one run each of 10,000 pictures."""
+    """The write-up's mistake: 1.2 points on one run each of 10,000 images."""
     n, share = 10_000, 0.7364
     a = draw(share, 0, n)
     b = a.copy()
@@ -122,7 +86,7 @@ def test_one_run_of_each_is_not_enough_for_a_small_difference(tmp_path: Path) ->
     assert pair.p_value < 0.05
     assert pair.low > 0
     assert pair.verdict == CANNOT_TELL
-    assert "other seeds could undo that" in pair.sentence
+    assert "other seeds might not" in pair.sentence
 
 
 def test_a_difference_that_is_open_says_what_would_settle_it(tmp_path: Path) -> None:
@@ -138,15 +102,15 @@ def test_a_difference_that_is_open_says_what_would_settle_it(tmp_path: Path) -> 
     (pair,) = compare_runs(runs).pairs
     assert pair.verdict == CANNOT_TELL
     assert pair.low < 0 < pair.high
-    assert pair.more_pictures or pair.more_seeds or "more" in pair.sentence
-    if pair.more_pictures:
-        assert f"about {float(f'{pair.more_pictures:.2g}'):,.0f} more test pictures" in pair.sentence
+    assert pair.more_images or pair.more_seeds or "more" in pair.sentence
+    if pair.more_images:
+        assert f"about {float(f'{pair.more_images:.2g}'):,.0f} more test images" in pair.sentence
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"split": "cd"}, "do not have the same pictures in the same parts"),
+        ({"split": "cd"}, "do not have the same images in the same splits"),
         ({"seed": 0}, "one repeats the other"),
         ({"seed": 0, "threads": 1, "device": "cpu"}, "one repeats the other"),
     ],
@@ -158,9 +122,11 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path, change: dict[str, An
         compare_runs([first, other])
 
 
-def test_other_pictures_and_unfinished_runs_are_refused(tmp_path: Path) -> None:
+def test_other_images_and_unfinished_runs_are_refused(tmp_path: Path) -> None:
     first = write_run(tmp_path / "first", draw(0.7, 0))
-    with pytest.raises(RunError, match=r"measured on other pictures \(400 of the test part, 300 of the test part\)"):
+    with pytest.raises(
+        RunError, match=r"measured on different images \(400 of the test split, 300 of the test split\)"
+    ):
         compare_runs([first, write_run(tmp_path / "second", draw(0.7, 1, 300), seed=1)])
     with pytest.raises(RunError, match="cannot be compared; name two"):
         compare_runs([first])
@@ -171,7 +137,8 @@ def test_other_pictures_and_unfinished_runs_are_refused(tmp_path: Path) -> None:
 
 def test_names_tell_what_differs() -> None:
     plain = RunConfig(data=DataConfig(source="made"), model=ModelConfig(name="cnn"), train=TrainConfig(lr=0.01))
-    crop = replace(plain, train=replace(plain.train, augment=("flip", "crop"), normalize=False, threads=1))
+    crop = replace(plain, train=replace(plain.train, augment=("flip", "crop"), normalize=False))
+    crop = replace(crop, compute=ComputeConfig(threads=1, memory=2**32, micro_batches=4, evaluation_batch_size=8))
     mlp = replace(plain, model=ModelConfig(name="mlp"))
     assert name_configs([plain, mlp]) == ["cnn", "mlp"]
     assert name_configs([plain, crop, mlp]) == [
@@ -221,8 +188,6 @@ COMMAND = ("compare", "digits", "--models", "auto", "--vary", "lr=0.01,0.00001",
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A comparison of four short runs, two at once."""
-    import convscope
-
     out = tmp_path_factory.mktemp("compare") / "out"
     convscope.compare("digits", models=["auto"], vary=["lr=0.01,0.00001"], seeds=2, epochs=2, jobs=2, out=out)
     return out
@@ -237,7 +202,7 @@ def test_a_comparison_trains_what_is_missing(folder: Path, capsys: pytest.Captur
     shutil.rmtree(runs[1])
     runs[1].mkdir()
     (runs[1] / "split.csv").write_text("half written")
-    code, out, err = convscope(capsys, *COMMAND, "--jobs", "2", "--out", folder, "--json")
+    code, out, err = run_convscope(capsys, *COMMAND, "--jobs", "2", "--out", folder, "--json")
     assert code == 0, err
     after = {run: (run / "results.json").stat().st_mtime_ns for run in runs}
     assert [run for run in runs if after[run] == before[run]] == runs[2:]
@@ -251,8 +216,8 @@ def test_a_comparison_trains_what_is_missing(folder: Path, capsys: pytest.Captur
     retrained = [read_json(run / "run.json")["config"]["train"] for run in runs[:2]]
     for config in retrained:
         assert f"auto lr={config['lr']} seed {config['seed']}  accuracy" in err
-    assert read_json(runs[0] / "run.json")["config"]["train"]["threads"] >= 1
-    predicted, _ = budget("auto", input_shape=(1, 8, 8), batch_size=256, num_classes=10)
+    assert read_json(runs[0] / "run.json")["config"]["compute"]["threads"] >= 1
+    predicted = convscope.budget("auto", input_shape=(1, 8, 8), batch_size=256, num_classes=10)
     for model in tree["models"]:
         assert model["step_memory_bytes"] == predicted.memory.training_peak_bytes
         assert 0 < model["latency_ms"] < 1000
@@ -263,7 +228,7 @@ def test_finished_runs_are_compared_as_they_are(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     runs = sorted(path.parent for path in folder.glob("*/results.json"))
-    code, out, err = convscope(capsys, "compare", *runs)
+    code, out, err = run_convscope(capsys, "compare", *runs)
     assert code == 0, err
     assert "auto lr=0.01 is better than auto lr=1e-05" in out
     (written,) = (tmp_path / "runs").iterdir()
@@ -277,14 +242,14 @@ def test_finished_runs_are_compared_as_they_are(
     assert len(read_csv(written / "disagreements.csv")) == read_json(written / "comparison.json")["pairs"][0][
         "num_disagreements"
     ]  # fmt: skip
-    code, out_of_folder, _ = convscope(capsys, "compare", folder, "--out", tmp_path / "again")
+    code, out_of_folder, _ = run_convscope(capsys, "compare", folder, "--out", tmp_path / "again")
     said, said_again = ([line.rsplit(None, 1)[0] for line in text.splitlines()[:-1]] for text in (out, out_of_folder))
     assert said_again == said  # but for the last column, a time
 
 
 def test_as_many_runs_at_once_as_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processors, "available_processors", lambda: 4)
-    config = RunConfig(data=DataConfig(source="made"), train=TrainConfig(device="cpu"))
+    monkeypatch.setattr(cpu, "available_processors", lambda: 4)
+    config = RunConfig(data=DataConfig(source="made"), compute=ComputeConfig(device="cpu"))
     needs = [Need(10, 1), Need(10**18, 1), Need(1, 1)]  # the second has no room beside any other
     assert choose_jobs([config] * 3, needs, None) == 1
     assert choose_jobs([config] * 3, [Need(1, 1)] * 3, None) == 3
@@ -295,17 +260,17 @@ def test_as_many_runs_at_once_as_fit_into_memory(monkeypatch: pytest.MonkeyPatch
 def test_runs_share_the_cores_and_tiny_ones_take_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "available_processors", lambda: 8)
     config = RunConfig(data=DataConfig(source="made"))
-    asked = replace(config, train=replace(config.train, threads=3))
+    asked = replace(config, compute=ComputeConfig(threads=3))
 
     def threads(config: RunConfig, macs: int | None, jobs: int) -> int | None:
-        return processes._with_threads(config, Need(1, macs), jobs).train.threads
+        return processes._with_threads(config, Need(1, macs), jobs).compute.threads
 
     assert [threads(config, macs, 2) for macs in (SMALL_STEP_MACS, None, SMALL_STEP_MACS - 1)] == [4, 4, 1]
     assert threads(config, SMALL_STEP_MACS, 1) is None
     assert [threads(asked, 1, jobs) for jobs in (1, 2)] == [3, 3]
 
 
-def test_what_a_run_needs_grows_with_its_network_and_its_pictures() -> None:
+def test_what_a_run_needs_grows_with_its_network_and_its_images() -> None:
     small, large = (
         RunConfig(data=DataConfig(source="digits"), model=ModelConfig(name="stack", stack=f"conv {c} 3x3; linear 10"))
         for c in (2, 512)
@@ -332,12 +297,12 @@ def test_what_a_run_needs_grows_with_its_network_and_its_pictures() -> None:
 def test_what_cannot_be_meant_ends_in_one_line(
     arguments: tuple[str, ...], code: int, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    got, out, err = convscope(capsys, "compare", *arguments, "--out", tmp_path / "out")
+    got, out, err = run_convscope(capsys, "compare", *arguments, "--out", tmp_path / "out")
     assert (got, out) == (code, "")
     assert words in " ".join(err.split())
 
 
 def test_options_say_nothing_about_finished_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, err = convscope(capsys, "compare", folder, "--epochs", "3")
+    code, _, err = run_convscope(capsys, "compare", folder, "--epochs", "3")
     assert code == 2
     assert "finished runs are compared as they are" in " ".join(err.split())

@@ -1,4 +1,4 @@
-"""The page of a comparison: its numbers, its pictures, and that no name acts as markup."""
+"""The page of a comparison: its numbers, its images, and escaped names."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import pytest
 from PIL import Image
 
 from convscope.comparison.compare import compare_runs
-from convscope.report.comparison import build_comparison_page, pareto_front, shown_pictures
-from convscope.report.text import name_text, printable
-from convscope.results import Comparison, EpochRecord
-from convscope.runs import read_csv, read_json, write_csv, write_history
-from tests.pages import open_page
-from tests.test_comparison import draw, write_run
-from tests.test_report import HOSTILE, Page, hover_values
+from convscope.pages.comparison import build_comparison_page, pareto_front, shown_images
+from convscope.pages.text import name_text, printable
+from convscope.results.comparison import Comparison
+from convscope.results.run import EpochRecord
+from convscope.storage.files import read_csv, read_json, write_csv
+from convscope.storage.run_folder import write_history
+from tests.support import HOSTILE, Page, draw, hover_values, open_page, write_run
 
 
 @pytest.fixture(scope="module")
 def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
-    """Three networks of two seeds: a weak one, a strong one and one like it; pictures and classes have bad names."""
+    """Three networks of two seeds: one weak and two strong ones; images and classes have hostile names."""
     folder = tmp_path_factory.mktemp("comparison")
     runs = []
     for number, (stack, share) in enumerate(((HOSTILE[0], 0.7), (HOSTILE[3], 0.9), ("z" * 90, 0.9))):
@@ -34,7 +34,7 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
                 run, draw(share, 10 * number + seed), seed=seed, model="stack", stack=stack, macs=10 ** (5 + number)
             )
             rows = [
-                dict(row, picture=f"{HOSTILE[i % 10]}{i}", true=HOSTILE[1]) | _said(row)
+                dict(row, image=f"{HOSTILE[i % 10]}{i}", true=HOSTILE[1]) | _said(row)
                 for i, row in enumerate(read_csv(run / "predictions.csv"))
             ]
             write_csv(run / "predictions.csv", tuple(rows[0]), [tuple(row.values()) for row in rows])
@@ -53,13 +53,13 @@ def _epoch(epoch: int, number: int, seed: int) -> EpochRecord:
 
 
 @pytest.fixture(scope="module")
-def pictures(comparison: Comparison) -> dict[str, np.ndarray]:
-    return {id_: np.full((28, 28, 1), i % 256, np.uint8) for i, id_ in enumerate(shown_pictures(comparison))}
+def images(comparison: Comparison) -> dict[str, np.ndarray]:
+    return {id_: np.full((28, 28, 1), i % 256, np.uint8) for i, id_ in enumerate(shown_images(comparison))}
 
 
 @pytest.fixture(scope="module")
-def file(comparison: Comparison, pictures: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_comparison_page(comparison, tmp_path_factory.mktemp("page"), pictures)
+def file(comparison: Comparison, images: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_comparison_page(comparison, tmp_path_factory.mktemp("page"), images)
 
 
 def read(file: Path) -> Page:
@@ -88,7 +88,7 @@ def _p(value: float) -> str:
     return "< 0.0001" if value < 1e-4 else f"{value:.4f}"
 
 
-def test_curves_are_means_over_the_seeds_as_far_as_all_of_them_came(file: Path) -> None:
+def test_curves_are_means_over_the_epochs_that_all_seeds_reached(file: Path) -> None:
     tables = [table for table in read(file).tables if table[0][0] == "epoch"]
     loss, accuracy, _ = tables
     assert [row[0] for row in loss[1:]] == ["1", "2", "3"]
@@ -97,8 +97,8 @@ def test_curves_are_means_over_the_seeds_as_far_as_all_of_them_came(file: Path) 
     assert [float(cell) for cell in accuracy[1][1:]] == pytest.approx([60.5, 70.5, 80.5])
 
 
-def test_each_picture_stands_over_what_was_said_of_it(
-    comparison: Comparison, pictures: dict[str, np.ndarray], file: Path
+def test_each_image_has_its_predictions_in_its_caption(
+    comparison: Comparison, images: dict[str, np.ndarray], file: Path
 ) -> None:
     page = read(file)
     sources = [str(image["src"]).partition(",")[2] for image in page.of("img")]
@@ -106,13 +106,13 @@ def test_each_picture_stands_over_what_was_said_of_it(
     expected, captions = [], []
     for pair in comparison.pairs:
         for sign in (1, -1):
-            side = [e for e in pair.disagreements if (e.right_a - e.right_b) * sign > 0][:5]
-            expected += [pictures[entry.picture][0, 0, 0] for entry in side]
+            side = [e for e in pair.disagreements if (e.correct_a - e.correct_b) * sign > 0][:5]
+            expected += [images[entry.image][0, 0, 0] for entry in side]
             captions += [
                 [
                     f"actual {name_text(entry.true)}",
-                    f"{name_text(pair.a)}: {name_text(entry.predicted_a)} ({round(2 * entry.right_a)} of 2 right)",
-                    f"{name_text(pair.b)}: {name_text(entry.predicted_b)} ({round(2 * entry.right_b)} of 2 right)",
+                    f"{name_text(pair.a)}: {name_text(entry.predicted_a)} ({round(2 * entry.correct_a)} of 2 correct)",
+                    f"{name_text(pair.b)}: {name_text(entry.predicted_b)} ({round(2 * entry.correct_b)} of 2 correct)",
                 ]
                 for entry in side
             ]
@@ -120,17 +120,17 @@ def test_each_picture_stands_over_what_was_said_of_it(
     assert [[line for line in caption.split("\n") if line] for caption in page.captions] == captions
 
 
-def test_without_pictures_their_names_stand_in_tables(comparison: Comparison, tmp_path: Path) -> None:
-    reason = "the pictures cannot be read: gone"
+def test_without_images_tables_list_their_names(comparison: Comparison, tmp_path: Path) -> None:
+    reason = "the images cannot be read: gone"
     file = build_comparison_page(comparison, tmp_path, reason)
     page = read(file)
     assert reason in file.read_text("utf-8")
     assert not page.of("img")
-    side = [e for e in comparison.pairs[0].disagreements if e.right_a > e.right_b]
-    assert page.table("Picture", "Actual")[0][0] == printable(side[0].picture)
+    side = [e for e in comparison.pairs[0].disagreements if e.correct_a > e.correct_b]
+    assert page.table("Image", "Actual")[0][0] == printable(side[0].image)
 
 
-def test_names_stay_text(file: Path) -> None:
+def test_names_are_escaped(file: Path) -> None:
     page, html = read(file), file.read_text("utf-8")
     assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
     assert len(page.scripts) == 2
@@ -141,19 +141,19 @@ def test_names_stay_text(file: Path) -> None:
 
 def test_networks_that_agree_have_nothing_to_show(comparison: Comparison, tmp_path: Path) -> None:
     agreeing = replace(comparison, pairs=tuple(replace(pair, disagreements=()) for pair in comparison.pairs))
-    assert shown_pictures(agreeing) == []
+    assert shown_images(agreeing) == []
     html = build_comparison_page(agreeing, tmp_path, {}).read_text("utf-8")
-    assert "all networks are right on the same pictures" in html
+    assert "all networks are correct on the same images" in html
 
 
-def test_the_front_holds_those_that_nothing_beats_in_both() -> None:
+def test_the_pareto_front_has_the_points_that_no_other_dominates() -> None:
     points = [(1.0, 0.5), (2.0, 0.4), (2.0, 0.9), (3.0, 0.9), (0.5, 0.5), (4.0, 0.95)]
     assert pareto_front(points) == [False, False, True, False, True, True]
     assert pareto_front([(1.0, 0.5), (1.0, 0.5)]) == [True, True]
 
 
 def _hover_points(page: Any, place: str) -> set[str]:  # noqa: ANN401
-    """Return what the tooltips of a chart's points say; Bokeh knows where it drew them."""
+    """Return the tooltips of a chart's points; Bokeh knows where it drew them."""
     page.locator(place).scroll_into_view_if_needed()
     said: set[str] = set()
     for x, y in page.evaluate(POINTS, page.locator(f"{place} >> [data-root-id]").get_attribute("data-root-id")):

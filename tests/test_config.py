@@ -1,19 +1,38 @@
 from __future__ import annotations
 
+import inspect
 import json
+from collections.abc import Callable, Sequence
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
+from typer.main import get_command
 
-from convscope.config import DataConfig, ModelConfig, RunConfig, TrainConfig, config_from_json, config_to_json
+import convscope
+from convscope.cli import build_app
+from convscope.config import (
+    FIRST,
+    PANELS,
+    DataConfig,
+    ModelConfig,
+    RunConfig,
+    TrainConfig,
+    config_from_json,
+    config_to_json,
+    flag_of,
+    options,
+)
 from convscope.errors import UsageError
 from convscope.models import published_preprocessing
-from convscope.models.zoo import EMBEDDED
-from convscope.recipes import RECIPES
+from convscope.models.zoo.weights import EMBEDDED
+from convscope.run.configure import Options
+from convscope.writeups.recipes import RECIPES
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_survives_json(name: str) -> None:
-    config = RECIPES[name].config()
+    config = RECIPES[name].config
     assert config_from_json(json.loads(json.dumps(config_to_json(config)))) == config
 
 
@@ -63,8 +82,8 @@ def test_a_config_of_a_newer_version_names_the_option() -> None:
         config_from_json(tree)
 
 
-def test_recipes_give_embedded_weights_the_pictures_that_they_are_for() -> None:
-    embedded = [recipe.config() for recipe in RECIPES.values() if recipe.config().model.name == EMBEDDED]
+def test_recipes_give_embedded_weights_the_images_that_they_are_for() -> None:
+    embedded = [recipe.config for recipe in RECIPES.values() if recipe.config.model.name == EMBEDDED]
     assert len(embedded) >= 4
     frozen = [config for config in embedded if config.train.unfreeze_at is None]
     assert len(frozen) == len(embedded) - 2  # what learns gets used to other sizes: cifar-90, n13-unfrozen
@@ -73,3 +92,56 @@ def test_recipes_give_embedded_weights_the_pictures_that_they_are_for() -> None:
         assert published is not None
         for name in ("resize", "interpolation", *(("image_size", "crop_fraction") if config in frozen else ())):
             assert getattr(config.data, name) == getattr(published, name), name
+
+
+def test_every_option_is_a_keyword_of_the_api_with_the_same_type() -> None:
+    """Named twice, once as a field and once as a keyword, and this says that both agree."""
+    keywords = get_type_hints(Options)
+    fields = {name: each for name, each in options().items() if each.panel is not None}
+    assert list(keywords) == list(fields)
+    for name, hint in keywords.items():
+        taken = {get_origin(kind) or kind for kind in get_args(hint)} - {NoneType}
+        stored = {*fields[name].kinds} - {NoneType}
+        literal = get_args(fields[name].hint) if fields[name].choices else ()
+        assert stored <= {str if kind is Literal else tuple if kind is Sequence else kind for kind in taken}, name
+        assert not literal or set(literal) <= {value for kind in get_args(hint) for value in get_args(kind)}, name
+
+
+@pytest.mark.parametrize("verb", [convscope.train, convscope.compare, convscope.make_config])
+def test_every_option_is_in_the_signature_and_the_help_of_the_verbs(verb: Callable[..., object]) -> None:
+    parameters = inspect.signature(verb).parameters
+    assert verb.__doc__ is not None
+    for name, each in options().items():
+        if each.panel is not None:
+            assert parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
+            assert f"{name}: {each.help}" in verb.__doc__
+            assert "\n" not in each.help
+
+
+def test_the_command_line_offers_every_option_in_its_panel() -> None:
+    """From the parser itself; the eight that most people need come first."""
+    train = get_command(build_app("train")).commands["train"]  # type: ignore[attr-defined]
+    offered = {parameter.name: parameter for parameter in train.params}
+    for name, each in options().items():
+        if each.panel is not None:
+            assert flag_of(name) in offered[name].opts
+            assert offered[name].rich_help_panel == each.panel
+    first = [name for name, parameter in offered.items() if parameter.rich_help_panel == FIRST]
+    assert len(first) == 8
+    panels = [parameter.rich_help_panel for parameter in train.params if parameter.rich_help_panel in PANELS]
+    assert list(dict.fromkeys(panels)) == list(PANELS)
+
+
+def test_what_the_command_line_is_given_becomes_the_configuration() -> None:
+    given = "--gray --no-normalize --split 60/20/20 --augment flip,crop --memory 2GiB --lr 0.5 --no-freeze"
+    words = ["train", "digits", *given.split()]
+    seen: dict[str, Any] = {}
+    command = get_command(build_app("train")).commands["train"]  # type: ignore[attr-defined]
+    with command.make_context("train", words[1:]) as context:
+        seen |= {name: value for name, value in context.params.items() if value is not None}
+    assert (seen["gray"], seen["normalize"], seen["freeze"], seen["lr"]) == (True, False, False, 0.5)
+    config = convscope.make_config(
+        "digits", gray=True, normalize=False, split=(60, 20, 20), augment=["flip", "crop"], memory="2GiB", lr=0.5
+    )
+    assert (config.data.gray, config.data.split, config.train.augment) == (True, (60, 20, 20), ("flip", "crop"))
+    assert (config.train.normalize, config.compute.memory) == (False, 2 * 2**30)

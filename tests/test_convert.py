@@ -1,4 +1,4 @@
-"""Dense layers as convolutions: equal at the original size, and at every place of a larger picture."""
+"""Dense layers as convolutions: equal at the original size, and at every place of a larger image."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from convscope.config import ModelConfig
 from convscope.errors import UsageError
 from convscope.models import MODELS, build_model, count_parameters
-from convscope.models.convert import to_convolutional
-from convscope.models.zoo import EMBEDDED
+from convscope.models.surgery.convert import to_convolutional
+from convscope.models.zoo.weights import EMBEDDED
 
 ROOT = Path(__file__).parents[1]
 
@@ -74,14 +74,14 @@ def test_without_padding_each_score_is_that_of_its_window_cut_out(name: str, str
     """The network itself, run on every window alone, is the independent computation."""
     side = 28
     network = build(name, (1, side, side))
-    picture = torch.randn(1, 1, side + 3 * stride, side + 5 * stride)
+    image = torch.randn(1, 1, side + 3 * stride, side + 5 * stride)
     with torch.no_grad():
-        scores = to_convolutional(network, (1, side, side))(picture)[0]
+        scores = to_convolutional(network, (1, side, side))(image)[0]
         assert scores.shape == (7, 4, 6)
         for row in range(4):
             for column in range(6):
                 top, left = row * stride, column * stride
-                window = picture[:, :, top : top + side, left : left + side]
+                window = image[:, :, top : top + side, left : left + side]
                 assert torch.allclose(scores[:, row, column], network(window)[0], atol=1e-5)
 
 
@@ -91,13 +91,13 @@ def test_adaptive_pooling_keeps_the_windows_it_had(pooled: int) -> None:
     network = nn.Sequential(
         nn.Conv2d(2, 3, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(pooled), nn.Flatten(), nn.Linear(3 * pooled**2, 5)
     ).eval()
-    picture = torch.randn(1, 2, 14, 14)
+    image = torch.randn(1, 2, 14, 14)
     with torch.no_grad():
-        scores = to_convolutional(network, (2, 10, 10))(picture)[0]
+        scores = to_convolutional(network, (2, 10, 10))(image)[0]
         stride = 1 if pooled == 1 else 8 // pooled
         for row in range(scores.shape[1]):
             top = row * stride
-            expected = network(picture[:, :, top : top + 10, top : top + 10])[0]
+            expected = network(image[:, :, top : top + 10, top : top + 10])[0]
             assert torch.allclose(scores[:, row, row], expected, atol=1e-5)
         assert scores.shape[1] == 4 // stride + 1
 
@@ -142,7 +142,7 @@ def test_the_network_is_left_as_it_was_and_shares_nothing() -> None:
     [
         (nn.Sequential(nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(9, 2)), (1, 8, 8), "from 8x8 to 3x3"),
         (nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 2)), (1, 8, 8), "another scale for every pixel"),
-        (nn.Sequential(nn.Linear(8, 8), nn.Flatten(), nn.Linear(64, 2)), (1, 8, 8), "columns of a map"),
+        (nn.Sequential(nn.Linear(8, 8), nn.Flatten(), nn.Linear(64, 2)), (1, 8, 8), "columns of a feature map"),
         (nn.Sequential(nn.Flatten(), nn.Linear(64, 2), nn.Softmax(dim=-1)), (1, 8, 8), "something else"),
     ],
 )
@@ -154,7 +154,7 @@ def test_what_has_no_convolutional_form_is_refused_in_words(
 
 
 def test_a_network_that_is_no_chain_is_refused_in_words() -> None:
-    with pytest.raises(UsageError, match="GoogLeNet is no chain of layers"):
+    with pytest.raises(UsageError, match="GoogLeNet is not a chain of layers"):
         to_convolutional(build("googlenet", (3, 64, 64)), (3, 64, 64))
     with pytest.raises(UsageError, match=r"from 2x2 to 6x6.*--image-size"):
         to_convolutional(build("alexnet", (3, 96, 96)), (3, 96, 96))
@@ -165,7 +165,7 @@ def test_the_documents_code_runs() -> None:
     exec(compile(block, "dense-to-convolution.md", "exec"), {})  # the document is ours
 
 
-def test_the_example_draws_its_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_example_draws_its_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main = runpy.run_path(str(ROOT / "examples" / "score_map.py"))["main"]
     main(tmp_path / "map.png", epochs=1)
     assert "(92, 208) -> (10, 17, 46)" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Pictures named in a CSV: what its rows may look like, and that nothing of it is lost in silence."""
+"""Images named in a CSV: what its rows may look like, and that no row is silently lost."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from pathlib import Path
 import pytest
 
 from convscope.config import DataConfig
-from convscope.data import load_images
-from convscope.data.image_set import ImageSet
-from convscope.data.paths import read_members
+from convscope.data.dataset import ImageSet
+from convscope.data.load import load_images
+from convscope.data.sources.image_files import read_members
 from convscope.errors import DataError
-from tests.test_folder import make_tree, picture
+from tests.support import image, make_tree
 
-PICTURES = {
-    "pets/cat/1.png": picture(10),
-    "pets/cat/2.png": picture(20),
-    "pets/dog/1.png": picture(30),
-    "pets/5, big.png": picture(40),
+IMAGES = {
+    "pets/cat/1.png": image(10),
+    "pets/cat/2.png": image(20),
+    "pets/dog/1.png": image(30),
+    "pets/5, big.png": image(40),
 }
 ROWS = "path,label\ncat/1.png,cat\ncat/2.png,cat\ndog/1.png,dog\n"
 
 
 def load(folder: Path, text: str | bytes, *, name: str = "pets.csv", **options: object) -> ImageSet:
     if not (folder / "pets/cat").exists():
-        make_tree(folder, PICTURES)
+        make_tree(folder, IMAGES)
     path = folder / "pets" / name
     path.write_bytes(text.encode() if isinstance(text, str) else text)
     return load_images(DataConfig(source=str(path), **options))  # type: ignore[arg-type]
@@ -71,23 +71,23 @@ def test_spellings_of_one_table(tmp_path: Path, text: bytes, name: str) -> None:
     assert other.class_names == plain.class_names
     assert other.skipped == ()
     contents = read_members(tmp_path / "pets" / name, set(other.ids))
-    assert [contents[each] for each in other.ids] == list(PICTURES.values())[:3]
+    assert [contents[each] for each in other.ids] == list(IMAGES.values())[:3]
 
 
-def test_paths_may_lie_beside_the_csv_or_be_absolute_and_hold_commas(tmp_path: Path) -> None:
-    make_tree(tmp_path, {"other/1.png": picture(90)})
+def test_paths_may_be_outside_the_csv_folder_or_absolute_and_contain_commas(tmp_path: Path) -> None:
+    make_tree(tmp_path, {"other/1.png": image(90)})
     text = f'path,label\n"5, big.png",cat\n../other/1.png,dog\n{tmp_path}/pets/cat/1.png,cat\n'
     images = load(tmp_path, text)
     assert set(images.ids) == {"5, big.png", "../other/1.png", f"{tmp_path}/pets/cat/1.png"}
     assert images.skipped == ()
 
 
-def test_split_words_are_those_of_part_folders_and_an_empty_one_is_ours_to_place(tmp_path: Path) -> None:
+def test_split_words_are_those_of_split_folders_and_may_be_empty(tmp_path: Path) -> None:
     text = "path,label,split\ncat/1.png,cat, Train\ncat/2.png,cat,VAL\ndog/1.png,dog,\n"
-    assert load(tmp_path, text).parts == ("train", "validation", "")
+    assert load(tmp_path, text).source_splits == ("train", "validation", "")
 
 
-def test_rows_that_name_no_picture_are_listed(tmp_path: Path) -> None:
+def test_rows_without_an_image_are_skipped(tmp_path: Path) -> None:
     make_tree(tmp_path, {"pets/notes.jpg": b"dear diary"})
     text = ROWS + (
         "cat/3.png,cat\ndog,dog\n,cat\ncat/1.png,cat\ncat/2.png,dog\ndog/2.png\n"
@@ -97,7 +97,7 @@ def test_rows_that_name_no_picture_are_listed(tmp_path: Path) -> None:
     assert len(images) == 3
     assert reasons(images) == {
         "cat/3.png": "no such file",
-        "dog": "a folder, not a picture",
+        "dog": "a folder, not an image",
         "line 7": "no path",
         "cat/1.png": "second row of this path (line 8)",
         "cat/2.png": "second row of this path (line 9, with another label or split)",
@@ -118,7 +118,7 @@ def test_rows_that_name_no_picture_are_listed(tmp_path: Path) -> None:
         pytest.param("cat/1.png,cat\n", "first line is 'cat/1.png,cat'", id="no-header"),
         pytest.param("path,kind\na.png,cat\n", "has no column 'label'; its first line", id="no-label"),
         pytest.param(
-            "path,label,split\ncat/1.png,cat,trian\n", "line 2: unknown split 'trian'; known are train", id="split"
+            "path,label,split\ncat/1.png,cat,trian\n", "line 2: unknown split 'trian'; expected train", id="split"
         ),
         pytest.param('path,label\n"cat/1.png,cat\n', "not a row of a CSV", id="open-quote"),
         pytest.param('path,label\n"cat"/1.png,cat\n', 'line 2: not a row.*"5"" disk.jpg"', id="stray-quote"),
@@ -126,28 +126,28 @@ def test_rows_that_name_no_picture_are_listed(tmp_path: Path) -> None:
             "path,label\ncat/1.png,caf\xe9\n".encode("latin-1"), r"not text in UTF-8 \(line 2\)", id="latin-1"
         ),
         pytest.param("path,label\ncat/1.png,cat\ncat/2.png,cat\n", "only one class, cat", id="one-class"),
-        pytest.param("path,label\nno.png,cat\nnone.png,dog\n", "no usable picture.*no.png: no such file", id="nothing"),
+        pytest.param("path,label\nno.png,cat\nnone.png,dog\n", "no usable image.*no.png: no such file", id="nothing"),
         pytest.param(
-            ROWS + "no.png,cow\n", "no usable picture of class cow .*no such file.*--drop-empty", id="empty-class"
+            ROWS + "no.png,cow\n", "no usable image of class cow .*no such file.*--drop-empty", id="empty-class"
         ),
         pytest.param(
             "path,label,split\ncat/1.png,cat,train\ncat/2.png,cat,\ndog/1.png,dog,test\n",
-            "test part has classes that the train part lacks: dog",
+            "test split has classes that the train split lacks: dog",
             id="test-alone",
         ),
     ],
 )
-def test_what_cannot_be_meant_is_an_error_that_says_where(tmp_path: Path, text: str | bytes, message: str) -> None:
+def test_an_invalid_csv_is_an_error_that_says_where(tmp_path: Path, text: str | bytes, message: str) -> None:
     with pytest.raises(DataError, match=message):
         load(tmp_path, text)
 
 
 def test_a_class_only_in_rows_without_split_is_trained_on(tmp_path: Path) -> None:
     text = "path,label,split\ncat/1.png,cat,train\ndog/1.png,dog,\ncat/2.png,dog,test\n"
-    assert load(tmp_path, text).notes == ("the test part has no picture of cat",)
+    assert load(tmp_path, text).notes == ("the test split has no image of cat",)
 
 
-def test_a_class_without_pictures_may_be_dropped(tmp_path: Path) -> None:
+def test_a_class_without_images_may_be_dropped(tmp_path: Path) -> None:
     images = load(tmp_path, ROWS + "no.png,cow\n", drop_empty=True)
     assert images.class_names == ("cat", "dog")
     assert images.notes == ("class cow is empty and was left out",)
@@ -156,7 +156,7 @@ def test_a_class_without_pictures_may_be_dropped(tmp_path: Path) -> None:
 def test_the_second_use_is_the_same_and_a_changed_label_counts(tmp_path: Path) -> None:
     first, second = load(tmp_path, ROWS), load(tmp_path, ROWS)
     assert first.fingerprint == second.fingerprint
-    assert second.images.base is not None  # mapped from the store
+    assert second.images.base is not None  # mapped from the cache
     changed = load(tmp_path, ROWS.replace("2.png,cat", "2.png,dog"))
     assert changed.labels.tolist() == [0, 1, 1]
     assert (changed.images == first.images).all()

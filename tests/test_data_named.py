@@ -20,13 +20,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from convscope import download
 from convscope.config import DataConfig
-from convscope.data import cifar, idx, load_images, mnist5k
-from convscope.data.digits import load_digits
-from convscope.data.packaged import find_table, read_table
+from convscope.data.load import load_images
+from convscope.data.sources import cifar, idx
+from convscope.data.sources.embedded import MNIST5K_TABLE, find_table, load_digits, load_mnist5k, read_digits
 from convscope.errors import DataError
 from convscope.progress import Progress, ignore_progress
+from convscope.storage import cache
 
 REFERENCE_MNIST = Path(__file__).parents[1].parent / "shared" / "data" / "mnist"
 needs_mnist = pytest.mark.skipif(not REFERENCE_MNIST.is_dir(), reason="reference data: no shared/data/mnist")
@@ -43,13 +43,13 @@ def test_digits_are_scikit_learns_scaled_to_255() -> None:
     assert images.images.shape == (1797, 8, 8, 1)
     assert images.images.ravel().tolist() == scaled
     assert images.labels.tolist() == labels.tolist()
-    assert set(images.parts) == {""}
+    assert set(images.source_splits) == {""}
     assert set(np.unique(images.images)) >= {0, 16, 128, 255}
 
 
 def test_mnist5k_is_the_csv_read_by_pythons_own_reader() -> None:
-    images = mnist5k.load_mnist5k(DataConfig(source="mnist5k"), ignore_progress)
-    with gzip.open(find_table(*mnist5k.TABLE), "rt") as file:
+    images = load_mnist5k(DataConfig(source="mnist5k"), ignore_progress)
+    with gzip.open(find_table(*MNIST5K_TABLE), "rt") as file:
         rows = [[int(value) for value in row] for row in csv.reader(file)]
     assert images.images.shape == (5000, 28, 28, 1)
     assert np.array_equal(images.images.reshape(5000, 784), [row[:-1] for row in rows])
@@ -57,13 +57,13 @@ def test_mnist5k_is_the_csv_read_by_pythons_own_reader() -> None:
 
 
 def test_mnist5k_holds_out_the_last_hundred_of_each_class() -> None:
-    images = mnist5k.load_mnist5k(DataConfig(source="mnist5k"), ignore_progress)
-    parts = np.array(images.parts)
+    images = load_mnist5k(DataConfig(source="mnist5k"), ignore_progress)
+    splits = np.array(images.source_splits)
     for digit in range(10):
-        assert parts[images.labels == digit].tolist() == ["train"] * 400 + ["test"] * 100
+        assert splits[images.labels == digit].tolist() == ["train"] * 400 + ["test"] * 100
 
 
-def test_only_the_pictures_that_are_asked_for_are_resized() -> None:
+def test_only_the_images_that_are_asked_for_are_resized() -> None:
     large = DataConfig(source="mnist5k", image_size=224, per_class=2)
     few = load_images(replace(large, image_size=None))
     load_images(replace(large, per_class=1))  # what is imported on the way does not count
@@ -79,14 +79,14 @@ def test_only_the_pictures_that_are_asked_for_are_resized() -> None:
 
 
 def test_mnist5k_cut_short_is_refused(tmp_path: Path) -> None:
-    whole = find_table(*mnist5k.TABLE).read_bytes()
+    whole = find_table(*MNIST5K_TABLE).read_bytes()
     cut = tmp_path / "mnist_5k.csv.gz"
     cut.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=r"mnist_5k\.csv\.gz cannot be read"):
-        read_table(cut, (5000, 785))
+        read_digits(cut, n=5000, side=28)
     cut.write_bytes(gzip.compress(b"1,2,3\n4,5,6\n"))
     with pytest.raises(DataError, match="expected 5000 rows of 785 values"):
-        read_table(cut, (5000, 785))
+        read_digits(cut, n=5000, side=28)
 
 
 # ---------------------------------------------------------------- IDX
@@ -174,11 +174,11 @@ SPELLINGS = {
 
 
 def write_idx_set(folder: Path, spelling: str = "dashes", n_train: int = 6, n_test: int = 4) -> NDArray[np.uint8]:
-    """Write four IDX files and return all pictures; labels count 0, 1, 2, ... modulo ten."""
+    """Write four IDX files and return all images; labels count 0, 1, 2, ... modulo ten."""
     pattern, pack = SPELLINGS[spelling]
     images = random_bytes(n_train + n_test, 5, 3)
-    for kind, part in (("train", images[:n_train]), ("t10k", images[n_train:])):
-        for name, values in (("images", part), ("labels", np.arange(len(part), dtype=np.uint8) % 10)):
+    for kind, split in (("train", images[:n_train]), ("t10k", images[n_train:])):
+        for name, values in (("images", split), ("labels", np.arange(len(split), dtype=np.uint8) % 10)):
             path = folder / pattern.format(f"{kind}-{name}", f"idx{values.ndim}")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(pack(idx_bytes(values)))
@@ -195,7 +195,7 @@ def test_mnist_is_found_under_every_spelling(tmp_path: Path, spelling: str) -> N
     found = load_mnist_from(tmp_path)
     assert np.array_equal(found.images[..., 0], images)
     assert found.labels.tolist() == [0, 1, 2, 3, 4, 5, 0, 1, 2, 3]
-    assert found.parts == ("train",) * 6 + ("test",) * 4
+    assert found.source_splits == ("train",) * 6 + ("test",) * 4
     assert len(set(found.ids)) == 10
 
 
@@ -212,14 +212,14 @@ def test_counts_and_labels_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     write_idx_set(tmp_path)
     labels = tmp_path / "train-labels-idx1-ubyte"
     labels.write_bytes(idx_bytes(np.zeros(5, np.uint8)))
-    with pytest.raises(DataError, match=r"train-images.* holds 6 pictures, but .*train-labels.* 5 labels"):
+    with pytest.raises(DataError, match=r"train-images.* holds 6 images, but .*train-labels.* 5 labels"):
         load_mnist_from(tmp_path)
     labels.write_bytes(idx_bytes(np.array([0, 9, 10, 1, 255, 0], np.uint8)))
     with pytest.raises(DataError, match=r"train-labels.*label 10 at position 2, expected 0 to 9 \(2 such labels\)"):
         load_mnist_from(tmp_path)
 
 
-def test_pictures_without_pixels_or_of_two_sizes_are_refused(tmp_path: Path) -> None:
+def test_images_without_pixels_or_of_two_sizes_are_refused(tmp_path: Path) -> None:
     write_idx_set(tmp_path)
     test_images = tmp_path / "t10k-images-idx3-ubyte"
     test_images.write_bytes(idx_bytes(random_bytes(4, 7, 7)))
@@ -231,7 +231,7 @@ def test_pictures_without_pixels_or_of_two_sizes_are_refused(tmp_path: Path) -> 
 
 
 def test_without_data_dir_the_cache_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download.platformdirs, "user_cache_dir", lambda name: str(tmp_path / name))
+    monkeypatch.setattr(cache.platformdirs, "user_cache_dir", lambda name: str(tmp_path / name))
     images = write_idx_set(tmp_path / "convscope" / "fashion-mnist", "dashes, gzip")
     found = idx.load_fashion_mnist(DataConfig(source="fashion-mnist"), ignore_progress)
     assert np.array_equal(found.images[..., 0], images)
@@ -239,15 +239,15 @@ def test_without_data_dir_the_cache_is_read(tmp_path: Path, monkeypatch: pytest.
     assert found.class_names[9] == "Ankle boot"
 
 
-def homeless(name: str) -> str:
+def unlabelled(name: str) -> str:
     raise RuntimeError("could not determine the home directory")
 
 
-@pytest.mark.parametrize("user_cache_dir", ["~/.cache/{}".format, homeless], ids=["left as ~", "RuntimeError"])
+@pytest.mark.parametrize("user_cache_dir", ["~/.cache/{}".format, unlabelled], ids=["left as ~", "RuntimeError"])
 def test_without_a_home_there_is_no_cache_in_the_current_folder(
     monkeypatch: pytest.MonkeyPatch, user_cache_dir: Callable[[str], str]
 ) -> None:
-    monkeypatch.setattr(download.platformdirs, "user_cache_dir", user_cache_dir)  # as its versions differ
+    monkeypatch.setattr(cache.platformdirs, "user_cache_dir", user_cache_dir)  # as its versions differ
     with pytest.raises(DataError, match=r"HOME is not set.*--data-dir"):
         idx.load_mnist(DataConfig(source="mnist"), ignore_progress)
 
@@ -256,18 +256,18 @@ def test_without_a_home_there_is_no_cache_in_the_current_folder(
 def test_mnist_is_the_published_one() -> None:
     found = load_mnist_from(REFERENCE_MNIST)
     assert found.images.shape == (70_000, 28, 28, 1)
-    assert found.parts == ("train",) * 60_000 + ("test",) * 10_000
+    assert found.source_splits == ("train",) * 60_000 + ("test",) * 10_000
     # md5 of the unpacked train-images-idx3-ubyte as torchvision publishes it
     content = struct.pack(">IIII", 0x803, 60_000, 28, 28) + found.images[:60_000].tobytes()
     assert hashlib.md5(content).hexdigest() == "6bbc9ace898e44ae57da46a324031adb"
-    # counts of the ten digits in the test part, as its authors and every textbook list them
+    # counts of the ten digits in the test split, as its authors and every textbook list them
     assert np.bincount(found.labels[60_000:]).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
 
 
 @needs_mnist
-def test_mnist5k_pictures_are_mnist_training_pictures_with_the_same_label() -> None:
+def test_mnist5k_images_are_mnist_training_images_with_the_same_label() -> None:
     whole = load_mnist_from(REFERENCE_MNIST)
-    small = mnist5k.load_mnist5k(DataConfig(source="mnist5k"), ignore_progress)
+    small = load_mnist5k(DataConfig(source="mnist5k"), ignore_progress)
     label_of = {image.tobytes(): int(label) for image, label in zip(whole.images, whole.labels, strict=True)}
     assert [label_of.get(image.tobytes()) for image in small.images] == small.labels.tolist()
 
@@ -317,8 +317,8 @@ def assert_batch(batch: cifar.Batch, planes: NDArray[np.uint8], labels: list[int
     assert found.tolist() == labels
     assert found.dtype == np.int64
     assert images.shape == (len(planes), 32, 32, 3)
-    for picture, row, column, channel in [(0, 0, 0, 0), (0, 0, 31, 1), (1, 31, 0, 2), (1, 17, 5, 0)]:
-        assert images[picture, row, column, channel] == planes[picture, 1024 * channel + 32 * row + column]
+    for image, row, column, channel in [(0, 0, 0, 0), (0, 0, 31, 1), (1, 31, 0, 2), (1, 17, 5, 0)]:
+        assert images[image, row, column, channel] == planes[image, 1024 * channel + 32 * row + column]
 
 
 @pytest.mark.parametrize("write", [python2_pickle, python3_pickle], ids=["Python 2", "Python 3, protocol 2"])
@@ -465,7 +465,7 @@ def test_cifar10_is_the_same_in_every_form(tmp_path: Path, form: str) -> None:
     assert_batch((found.images, found.labels), PLANES, LABELS)
     assert np.array_equal(found.images, PLANES.reshape(6, 3, 32, 32).transpose(0, 2, 3, 1))
     assert found.images.flags.c_contiguous
-    assert found.parts == ("train",) * 4 + ("test",) * 2
+    assert found.source_splits == ("train",) * 4 + ("test",) * 2
     assert found.class_names[LABELS[0]] == "truck"
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -528,10 +528,10 @@ def test_members_outside_are_passed_over(tmp_path: Path) -> None:
 
 def test_a_batch_of_another_length_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_files(tmp_path, TINY_BINARY)
-    with pytest.raises(DataError, match=r"data_batch_1.bin holds 2 pictures, expected 10000"):
+    with pytest.raises(DataError, match=r"data_batch_1.bin holds 2 images, expected 10000"):
         cifar.load_version(replace(BINARY, batch_size=10_000), tmp_path, ignore_progress)
     monkeypatch.setattr(cifar, "MAX_BATCH_BYTES", 100)
-    with pytest.raises(DataError, match=r"data_batch_1.bin is longer than 100 bytes"):
+    with pytest.raises(DataError, match=r"data_batch_1.bin has more than 100 bytes"):
         cifar.load_version(BINARY, tmp_path, ignore_progress)
 
 

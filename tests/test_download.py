@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convscope import download
 from convscope.config import DataConfig
-from convscope.data import cifar, idx
-from convscope.data.packaged import WITHOUT_A_DOWNLOAD
+from convscope.data.sources import cifar, idx
+from convscope.data.sources.published import WITHOUT_A_DOWNLOAD
 from convscope.errors import DataError, DownloadError
 from convscope.progress import Progress, ignore_progress
+from convscope.storage import cache, download
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 MD5 = "md5:" + hashlib.md5(CONTENT).hexdigest()
@@ -105,9 +105,8 @@ def server() -> Iterator[Server]:
 def fetch(folder: Path, *urls: str, known_hash: str = MD5) -> Path:
     return download.fetch(
         urls,
+        folder / "file",
         known_hash=known_hash,
-        folder=folder,
-        name="file",
         otherwise=WITHOUT_A_DOWNLOAD,
         on_progress=ignore_progress,
     )
@@ -135,9 +134,7 @@ def test_a_wrong_file_under_the_final_name_is_replaced(server: Server, tmp_path:
 
 def test_progress_counts_bytes_up_to_the_size(server: Server, tmp_path: Path) -> None:
     seen: list[Progress] = []
-    download.fetch(
-        [server.url()], known_hash=MD5, folder=tmp_path, name="file", otherwise="wait", on_progress=seen.append
-    )
+    download.fetch([server.url()], tmp_path / "file", known_hash=MD5, otherwise="wait", on_progress=seen.append)
     assert {(progress.stage, progress.total, progress.unit) for progress in seen} == {
         ("downloading file", len(CONTENT), "bytes")
     }
@@ -177,15 +174,15 @@ def test_a_server_that_always_cuts_is_given_up_and_the_part_kept(server: Server,
 
 @pytest.mark.parametrize("ranges", [True, False], ids=["resumes", "ignores Range"])
 @pytest.mark.parametrize(
-    "part",
+    "split",
     [CONTENT[:1], CONTENT[:-1], CONTENT, CONTENT + b"more", b"x" * 1000, b"x" * len(CONTENT), b"x" * 400_000],
     ids=["start", "nearly all", "all", "too much", "wrong start", "all wrong", "wrong and too much"],
 )
 def test_whatever_an_earlier_process_left_the_file_is_right(
-    server: Server, tmp_path: Path, part: bytes, ranges: bool
+    server: Server, tmp_path: Path, split: bytes, ranges: bool
 ) -> None:
     server.pages["/file"] = Page(ranges=ranges)
-    (tmp_path / "file.part").write_bytes(part)
+    (tmp_path / "file.part").write_bytes(split)
     fetch(tmp_path, server.url())
     assert_whole(tmp_path)
 
@@ -305,10 +302,10 @@ def test_a_folder_that_cannot_be_made_is_named(server: Server, tmp_path: Path) -
 EIGHTH = """
 import sys
 from pathlib import Path
-from convscope.download import fetch
+from convscope.storage.download import fetch
 from convscope.progress import ignore_progress
 url, known_hash, folder = sys.argv[1:]
-fetch([url], known_hash=known_hash, folder=Path(folder), name="file", otherwise="wait", on_progress=ignore_progress)
+fetch([url], Path(folder) / "file", known_hash=known_hash, otherwise="wait", on_progress=ignore_progress)
 """
 
 
@@ -325,7 +322,7 @@ def test_eight_processes_at_once_fetch_one_right_file(server: Server, tmp_path: 
 
 
 def test_mnist_is_fetched_into_the_cache_once(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download.platformdirs, "user_cache_dir", lambda name: str(tmp_path / name))
+    monkeypatch.setattr(cache.platformdirs, "user_cache_dir", lambda name: str(tmp_path / name))
     images = b"\0\0\x08\3" + np.array([2, 1, 3], ">u4").tobytes() + bytes(range(6))
     labels = b"\0\0\x08\1" + np.array([2], ">u4").tobytes() + bytes([7, 1])
     contents = {stem: images if "images" in stem else labels for stem in idx.MNIST.md5}
@@ -340,7 +337,7 @@ def test_mnist_is_fetched_into_the_cache_once(server: Server, tmp_path: Path, mo
 
 
 def test_cifar10_is_fetched_into_the_cache(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download.platformdirs, "user_cache_dir", lambda name: str(tmp_path / name))
+    monkeypatch.setattr(cache.platformdirs, "user_cache_dir", lambda name: str(tmp_path / name))
     monkeypatch.setattr(cifar, "URL", server.url())
     monkeypatch.setattr(cifar, "PYTHON", replace(cifar.PYTHON, archive_md5=MD5.removeprefix("md5:")))
     # arrives whole in the cache; as random bytes are no archive, reading it then fails by name

@@ -1,4 +1,4 @@
-"""Model files: the same numbers as torch, from bytes on disk; predictions that import no torch."""
+"""Model files: the same numbers as torch, from the bytes on disk, and predictions without torch."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ from PIL import Image
 import convscope
 from convscope.config import ModelConfig
 from convscope.data.batches import Preprocessing
-from convscope.data.intake import Fit, fit_picture
-from convscope.engine import COSINE, Engine, ModelCard, card_from_json, card_to_json, energy, load_engine, softmax
+from convscope.data.decode.resize import Resizing, resize_image
 from convscope.errors import RunError, UsageError
-from convscope.exporting.model_file import CENTRES_FILE
-from convscope.exporting.onnx_file import to_onnx, trace
-from convscope.exporting.unknown import KEPT, choose_rule
+from convscope.inference.card import ModelCard, card_from_json, card_to_json
+from convscope.inference.engine import Engine, load_engine
+from convscope.inference.export import to_onnx, trace
+from convscope.inference.model_file import CLASS_MEANS_FILE
+from convscope.inference.session import start_session
+from convscope.inference.unknown import COSINE, KEPT, choose_rule, energy, softmax
 from convscope.models import MODELS, build_model
-from convscope.models.saved import load_model
-from convscope.onnx_session import start_session
-from convscope.runs import read_json
-from tests.test_main_job import convscope as command
-from tests.test_main_job import write_folder
+from convscope.models.saved import SavedModel, load_model
+from convscope.storage.files import read_json
+from tests.support import run_convscope as command
+from tests.support import write_folder
 
 LARGE = ("alexnet-2012",)
 ZOO = ("resnet18", "mobilenetv2_100", "efficientnet_lite0", "googlenet", "densenet121", "timm/convnext_atto")
@@ -43,7 +44,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run on pictures in files, that are fitted by a rule of its own."""
+    """A finished run on image files with resizing options that are not the default."""
     out = tmp_path_factory.mktemp("runs") / "run"
     convscope.train(
         str(photos), epochs=6, image_size=24, crop_fraction=0.9, interpolation="bicubic", out=out, report=True
@@ -63,7 +64,7 @@ def test_a_file_equals_its_large_network(name: str) -> None:
 
 
 def compare_on_noise(name: str, n: int) -> None:
-    """Compare logits on noise pictures with batch statistics, weights and normalization that are not trivial."""
+    """Compare logits on noise images with batch statistics, weights and normalization that are not trivial."""
     spec = MODELS.get(name)
     shape, classes = (spec.native_shape, spec.native_classes) if spec else ((3, 128, 128), 7)
     torch.manual_seed(0)
@@ -74,27 +75,27 @@ def compare_on_noise(name: str, n: int) -> None:
                 module.running_mean.uniform_(-0.1, 0.1)
                 module.running_var.uniform_(0.5, 2)
     mean, std = (0.3, 0.4, 0.5)[: shape[0]], (0.2, 0.25, 0.3)[: shape[0]]
-    card = ModelCard(name, tuple(map(str, range(classes))), Fit(image_size=shape[1], gray=shape[0] == 1))
-    content = to_onnx(network, shape, mean, std, card)
+    card = ModelCard(name, tuple(map(str, range(classes))), Resizing(image_size=shape[1], gray=shape[0] == 1))
+    content = to_onnx(SavedModel(network, name, shape, card.class_names, mean, std), card)
     onnx.checker.check_model(onnx.load_from_string(content))
     engine = Engine(card, start_session(content, threads=1))
-    pictures = np.random.default_rng(0).integers(0, 256, (n, *shape[1:], shape[0]), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (n, *shape[1:], shape[0]), np.uint8)
     with torch.inference_mode():
-        expected = network(Preprocessing(mean, std).apply(torch.from_numpy(pictures))).numpy()
-    assert np.abs(engine.logits(pictures) - expected).max() < 1e-4
-    assert np.abs(engine.logits(pictures[:1]) - expected[:1]).max() < 1e-4
+        expected = network(Preprocessing(mean, std).apply(torch.from_numpy(images))).numpy()
+    assert np.abs(engine.logits(images) - expected).max() < 1e-4
+    assert np.abs(engine.logits(images[:1]) - expected[:1]).max() < 1e-4
 
 
 def test_onnx_runtime_pads_within_convolutions_whose_padding_follows_from_the_size(tmp_path: Path) -> None:
-    """TensorFlow's "same" pads 45 and 32 px differently; the network itself goes on padding by the size."""
+    """TensorFlow's "same" pads 45 and 32 px differently; the network itself still pads by the size."""
     import onnxruntime  # after `engine`, which turns its telemetry off
 
     network = build_model(ModelConfig(name="efficientnet_lite0"), (3, 45, 45), 3).eval()
-    pictures = torch.rand(2, 3, 45, 45)
+    images = torch.rand(2, 3, 45, 45)
     with torch.inference_mode():
-        expected, smaller = network(pictures), network(pictures[:, :, :32, :32])
+        expected, smaller = network(images), network(images[:, :, :32, :32])
         content = trace(network, torch.zeros(2, 3, 45, 45), input_name="input", output_names=("output",))
-        assert torch.equal(network(pictures[:, :, :32, :32]), smaller)
+        assert torch.equal(network(images[:, :, :32, :32]), smaller)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
@@ -102,14 +103,14 @@ def test_onnx_runtime_pads_within_convolutions_whose_padding_follows_from_the_si
     nodes = {node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node}
     assert "Conv" in nodes
     assert nodes.isdisjoint({"Pad", "Shape"})
-    (found,) = start_session(content, threads=1).run(["output"], {"input": pictures.numpy()})
+    (found,) = start_session(content, threads=1).run(["output"], {"input": images.numpy()})
     assert np.abs(found - expected.numpy()).max() < 1e-5
 
 
-def test_a_run_is_certified_on_the_bytes_of_its_test_pictures(run: Path) -> None:
+def test_a_run_is_certified_on_the_bytes_of_its_test_images(run: Path) -> None:
     found, results = read_json(run / "certificate.json"), read_json(run / "results.json")
     assert (found["from_files"], found["agrees"], found["changed"]) == (True, True, [])
-    assert found["pictures"] == results["accuracy"]["n"]
+    assert found["images"] == results["accuracy"]["n"]
     assert found["largest_difference"] < 1e-4
     assert "The file that predicts" in (run / "report.html").read_text()
 
@@ -118,11 +119,11 @@ def test_one_file_is_enough(run: Path, photos: Path, tmp_path: Path) -> None:
     """Graph and metadata alone, moved elsewhere, give what torch gives with the run's model.safetensors."""
     copy = tmp_path / "moved.onnx"
     copy.write_bytes((run / "model.onnx").read_bytes())
-    picture = next(iter(sorted((photos / "class 1").iterdir())))
-    answers = convscope.predict(copy, picture, topk=9)
+    image = next(iter(sorted((photos / "class 1").iterdir())))
+    answers = convscope.predict(copy, image, topk=9)
     saved = load_model(run)
-    fit = Fit(image_size=24, gray=False, crop_fraction=0.9, interpolation="bicubic")
-    pixels = fit_picture(np.asarray(Image.open(picture)), fit)
+    fit = Resizing(image_size=24, gray=False, crop_fraction=0.9, interpolation="bicubic")
+    pixels = resize_image(np.asarray(Image.open(image)), fit)
     with torch.inference_mode():
         x = Preprocessing(saved.mean, saved.std).apply(torch.from_numpy(pixels[None]))
         expected = saved.network(x).softmax(1)[0]
@@ -157,11 +158,11 @@ def test_files_folders_and_archives_give_the_same(
         assert answer["nearest"] == answer["topk"][0]["label"]
         assert answer["label"] == ("unknown" if answer["unknown"] else answer["nearest"])
         assert answer["probability"] == answer["topk"][0]["probability"] >= answer["topk"][1]["probability"]
-    right = sum(Path(answer["path"]).parent.name == answer["nearest"] for answer in answers)
-    assert right > 0.9 * len(answers)
+    correct = sum(Path(answer["path"]).parent.name == answer["nearest"] for answer in answers)
+    assert correct > 0.9 * len(answers)
 
 
-def test_a_table_of_answers_as_csv(run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predictions_as_csv(run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty.png").write_bytes(b"")
     table = tmp_path / "answers.csv"
     code, out, err = command(capsys, "predict", run, photos / "class 2", tmp_path / "empty.png", "--csv", table)
@@ -175,9 +176,7 @@ def test_a_table_of_answers_as_csv(run: Path, photos: Path, tmp_path: Path, caps
     assert rows[-1]["reason"] == "empty file"
 
 
-def test_what_cannot_be_predicted_is_told_in_words(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_errors_say_what_cannot_be_predicted(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     code, out, err = command(capsys, "predict", run, tmp_path / "bad.png", "--json")
     assert (code, json.loads(out)["predictions"]) == (1, [])
@@ -209,20 +208,20 @@ def test_export_writes_the_same_file_again(run: Path, tmp_path: Path, capsys: py
     out = tmp_path / "again.onnx"
     code, printed, _ = command(capsys, "export", run, "--to", "onnx", "--out", out)
     assert (code, printed.strip()) == (0, str(out))
-    pictures = np.random.default_rng(0).integers(0, 256, (5, 24, 24, 3), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (5, 24, 24, 3), np.uint8)
     first, second = load_engine(run / "model.onnx"), load_engine(out)
     assert first.card == second.card
-    assert np.array_equal(first.logits(pictures), second.logits(pictures))
+    assert np.array_equal(first.logits(images), second.logits(images))
     code, _, err = command(capsys, "export", run, "--to", "tflite")
     assert code == 2
     assert "Known: onnx" in " ".join(err.split())
 
 
-def test_embedded_network_on_known_pictures(
+def test_embedded_network_on_known_images(
     reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """File names hold the class number; with 60 pictures 80 % and 93 % lie 1 and 2 deviations below 86 % and 97 %."""
-    from convscope.models.pretrained import pretrained_class_names
+    """File names hold the class number; for 60 images the limits are 1 and 2 standard errors below 86 % and 97 %."""
+    from convscope.models.zoo.pretrained import pretrained_class_names
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     samples = sorted((reference / "imagenet-samples").glob("*.JPEG"))
@@ -236,28 +235,28 @@ def test_embedded_network_on_known_pictures(
     assert np.mean([name in labels for labels, name in zip(found, true, strict=True)]) >= 0.93
 
 
-def test_the_threshold_keeps_what_it_promises() -> None:
+def test_the_threshold_keeps_the_fraction_it_states() -> None:
     logits = np.random.default_rng(0).normal(size=(400, 5)).astype(np.float32) * 3
     labels = np.arange(400) % 5
     choice = choose_rule(logits, None, labels)
     assert choice is not None
-    assert choice.centres is None
+    assert choice.class_means is None
     rule = choice.rule
     assert rule.kept == pytest.approx(KEPT, abs=1.01 / 400)
     assert float((softmax(logits).max(1) >= rule.threshold).mean()) == rule.kept
     assert choose_rule(logits[:5], None, labels[:5]) is None
     assert np.allclose(energy(logits), torch.from_numpy(logits).logsumexp(1).numpy(), atol=1e-5)
-    card = ModelCard("m", ("Ä", "b"), Fit(image_size=8, gray=True), rule)
+    card = ModelCard("m", ("Ä", "b"), Resizing(image_size=8, gray=True), rule)
     assert card_from_json(card_to_json(card)) == card
 
 
-def test_likeness_is_the_cosine_to_a_mean_that_leaves_the_picture_out() -> None:
+def test_similarity_is_the_cosine_to_a_class_mean_without_the_image_itself() -> None:
     rng = np.random.default_rng(0)
     labels = np.arange(60) % 3
     features = (rng.normal(size=(60, 8)) + 3 * np.eye(3, 8)[labels]).astype(np.float32)
     choice = choose_rule(np.zeros((60, 3), np.float32), features, labels)
     assert choice is not None
-    assert choice.centres is not None
+    assert choice.class_means is not None
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     values = []
     for i in range(60):
@@ -274,36 +273,36 @@ def test_likeness_is_the_cosine_to_a_mean_that_leaves_the_picture_out() -> None:
     few[:3] = 2
     by_probability = choose_rule(rng.normal(size=(60, 3)).astype(np.float32), features, few)
     assert by_probability is not None
-    assert by_probability.centres is None  # three pictures of a class have no mean to speak of
+    assert by_probability.class_means is None  # three images are too few for a class mean
 
 
-def test_a_model_file_gives_the_likeness_of_the_rule(tmp_path: Path) -> None:
+def test_a_model_file_computes_the_similarity_of_the_rule(tmp_path: Path) -> None:
     run = tmp_path / "run"
     convscope.train("digits", model="cnn", epochs=1, out=run, report=False)
-    engine, centres = load_engine(run / "model.onnx"), np.load(run / CENTRES_FILE)
+    engine, class_means = load_engine(run / "model.onnx"), np.load(run / CLASS_MEANS_FILE)
     assert engine.card.unknown is not None
     assert engine.card.unknown.score == COSINE
-    pictures = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 1), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 1), np.uint8)
     saved = load_model(run)
     layers: Any = saved.network
     with torch.inference_mode():
-        features = layers[:-1](Preprocessing(saved.mean, saved.std).apply(torch.from_numpy(pictures)))
+        features = layers[:-1](Preprocessing(saved.mean, saved.std).apply(torch.from_numpy(images)))
     unit = features / features.norm(dim=1, keepdim=True)
-    expected = (unit @ torch.from_numpy(centres).T).amax(1)
-    found = engine.answers(pictures)
-    assert [alike for _, alike in found] == pytest.approx(expected.tolist(), abs=1e-4)
-    assert np.array_equal(np.stack([logits for logits, _ in found]), engine.logits(pictures))
+    expected = (unit @ torch.from_numpy(class_means).T).amax(1)
+    found = engine.outputs(images)
+    assert [similarity for _, similarity in found] == pytest.approx(expected.tolist(), abs=1e-4)
+    assert np.array_equal(np.stack([logits for logits, _ in found]), engine.logits(images))
     convscope.export(run, out=tmp_path / "again.onnx")
-    again = load_engine(tmp_path / "again.onnx").answers(pictures)
-    assert [alike for _, alike in again] == [alike for _, alike in found]
+    again = load_engine(tmp_path / "again.onnx").outputs(images)
+    assert [similarity for _, similarity in again] == [similarity for _, similarity in found]
 
 
-def test_unlike_pictures_are_unknown_and_like_ones_are_not(tmp_path: Path) -> None:
-    """Noise, to a network that has seen digits alone.
+def test_noise_is_unknown_and_test_images_are_not(tmp_path: Path) -> None:
+    """Noise is unlike the digits that the network was trained on.
 
-    Of pictures like the validation part 95 % are kept, give or take 0.02 for 270 of them and as many test pictures:
-    0.88 is more than three deviations away. Of 100 like pictures 5 would be unknown; of noise 84 to 94 were, for three
-    seeds of the training.
+    Of images like the validation split 95 % are kept, within 0.02 for 270 of them and as many test images:
+    0.88 is more than three standard deviations away. Of 100 digits 5 would be unknown; of 100 noise images 84 to 94
+    were, for three training seeds.
     """
     convscope.train("digits", epochs=8, out=tmp_path / "run", report=False)
     certificate = read_json(tmp_path / "run" / "certificate.json")

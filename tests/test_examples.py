@@ -8,6 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+import convscope
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -18,14 +23,14 @@ def main_of(name: str) -> Callable[..., None]:
 
 
 def test_every_example_is_tested() -> None:
-    here, elsewhere = {"train_your_own", "look_inside", "memory"}, {"score_map"}  # see test_convert.py
+    here, elsewhere = {"train_your_own", "look_inside", "memory", "textbook_loop"}, {"score_map"}  # see test_convert.py
     assert {path.stem for path in EXAMPLES.glob("*.py")} == here | elsewhere
 
 
 def test_train_your_own(capsys: pytest.CaptureFixture[str]) -> None:
     main_of("train_your_own")(epochs=1)
     lines = capsys.readouterr().out.splitlines()
-    assert "test pictures right" in lines[0]
+    assert "test images right" in lines[0]
     assert [line for line in lines if line.startswith("skipped:") and "broken.jpg" in line]
     assert len([line for line in lines if ".png: " in line]) == 3
 
@@ -45,3 +50,17 @@ def test_memory(capsys: pytest.CaptureFixture[str]) -> None:
     peaks: list[Any] = [int(line.split()[-2]) for line in lines[5:]]
     assert len(peaks) == 4
     assert max(peaks) < int(lines[4].split()[5])
+
+
+def test_the_textbook_loop_gives_the_weights_of_a_run(tmp_path: Path) -> None:
+    """Plain torch with torch.optim against ours, bit for bit."""
+    threads = torch.get_num_threads()
+    network: nn.Module = main_of("textbook_loop")(seed=3, epochs=1)  # type: ignore[func-returns-value]
+    torch.set_num_threads(threads)
+    convscope.train(
+        "mnist5k", model="cnn", epochs=1, split=(100, 0, 0), seed=3, threads=1, out=tmp_path / "run", report=False
+    )
+    trained = load_file(tmp_path / "run" / "model.safetensors")
+    assert trained.keys() == network.state_dict().keys()
+    for name, value in network.state_dict().items():
+        assert torch.equal(trained[name], value), name

@@ -8,7 +8,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,32 +16,19 @@ import pytest
 from PIL import Image
 
 from convscope.config import DataConfig
-from convscope.data.folder import load_folder
-from convscope.data.image_set import ImageSet
+from convscope.data.dataset import ImageSet
+from convscope.data.load import load_images
 from convscope.errors import DataError
-from convscope.progress import Progress, ignore_progress
-
-
-def picture(shade: int = 100, side: int = 8, kind: str = "PNG") -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (side, side), (shade, shade // 2, 255 - shade)).save(buffer, kind)
-    return buffer.getvalue()
-
-
-def make_tree(root: Path, files: Mapping[str, bytes]) -> Path:
-    for name, content in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    return root
+from convscope.progress import Progress
+from tests.support import image, make_tree
 
 
 def two_classes(**more: bytes) -> dict[str, bytes]:
-    return {"cat/1.png": picture(10), "cat/2.png": picture(20), "dog/1.png": picture(30), **more}
+    return {"cat/1.png": image(10), "cat/2.png": image(20), "dog/1.png": image(30), **more}
 
 
 def load(root: Path, **options: object) -> ImageSet:
-    return load_folder(DataConfig(source=str(root), **options), ignore_progress)  # type: ignore[arg-type]
+    return load_images(DataConfig(source=str(root), **options))  # type: ignore[arg-type]
 
 
 def files_below(root: Path) -> int:
@@ -55,26 +42,26 @@ def reasons(images: ImageSet) -> dict[str, str]:
 # ---------------------------------------------------------------- layouts
 
 
-def test_classes_are_sorted_and_pictures_keep_their_labels(tmp_path: Path) -> None:
-    root = make_tree(tmp_path / "pets", {"dog/b.png": picture(3), "cat/9.PNG": picture(2), "cat/10.JPG": picture(1)})
+def test_classes_are_sorted_and_images_keep_their_labels(tmp_path: Path) -> None:
+    root = make_tree(tmp_path / "pets", {"dog/b.png": image(3), "cat/9.PNG": image(2), "cat/10.JPG": image(1)})
     reports: list[Progress] = []
-    images = load_folder(DataConfig(source=str(root)), reports.append)
+    images = load_images(DataConfig(source=str(root)), reports.append)
     assert images.name == "pets"
     assert images.class_names == ("cat", "dog")
     assert images.ids == ("cat/10.JPG", "cat/9.PNG", "dog/b.png")
     assert images.labels.tolist() == [0, 0, 1]
     assert images.images[:, 0, 0].tolist() == [[1, 0, 254], [2, 1, 253], [3, 1, 252]]
-    assert images.parts == ("", "", "")
+    assert images.source_splits == ("", "", "")
     assert images.notes == ("extension does not match: PNG named .JPG (1): cat/10.JPG",)
-    assert (reports[-1].done, reports[-1].total, reports[-1].stage) == (3, 3, "reading pictures")
+    assert (reports[-1].done, reports[-1].total, reports[-1].stage) == (3, 3, "reading images")
 
 
 @pytest.mark.parametrize("spelling", ["val", "valid", "validation", "Valid"])
-def test_parts_come_from_part_folders(tmp_path: Path, spelling: str) -> None:
-    names = [f"{part}/{kind}/1.png" for part in ("train", spelling, "test") for kind in ("cat", "dog")]
-    images = load(make_tree(tmp_path, dict.fromkeys(names, picture())))
+def test_splits_come_from_split_folders(tmp_path: Path, spelling: str) -> None:
+    names = [f"{split}/{kind}/1.png" for split in ("train", spelling, "test") for kind in ("cat", "dog")]
+    images = load(make_tree(tmp_path, dict.fromkeys(names, image())))
     assert images.class_names == ("cat", "dog")
-    assert {name.split("/")[0]: part for name, part in zip(images.ids, images.parts, strict=True)} == {
+    assert {name.split("/")[0]: split for name, split in zip(images.ids, images.source_splits, strict=True)} == {
         "train": "train",
         spelling: "validation",
         "test": "test",
@@ -82,28 +69,28 @@ def test_parts_come_from_part_folders(tmp_path: Path, spelling: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "class_names", "parts"),
+    ("files", "class_names", "splits"),
     [
         pytest.param(["w/cat/1", "w/dog/1"], ("cat", "dog"), {""}, id="wrapper"),
         pytest.param(["w/v/cat/1", "w/v/dog/1"], ("cat", "dog"), {""}, id="two-wrappers"),
-        pytest.param(["w/train/cat/1", "w/train/dog/1"], ("cat", "dog"), {"train"}, id="wrapper-and-part"),
-        pytest.param(["train/cat/1", "train/dog/1"], ("cat", "dog"), {"train"}, id="one-part"),
+        pytest.param(["w/train/cat/1", "w/train/dog/1"], ("cat", "dog"), {"train"}, id="wrapper-and-split"),
+        pytest.param(["train/cat/1", "train/dog/1"], ("cat", "dog"), {"train"}, id="one-split"),
         pytest.param(["w/cat/1", "w/dog/1", "readme.txt"], ("cat", "dog"), {""}, id="wrapper-beside-a-text"),
         pytest.param(["bus/1", "car/1", "train/1"], ("bus", "car", "train"), {""}, id="a-class-named-train"),
         pytest.param(["cat/x/y/1", "dog/x/1", "dog/2"], ("cat", "dog"), {""}, id="19-nested"),
         pytest.param(["cats/persian/1", "cats/siamese/1"], ("persian", "siamese"), {""}, id="one-folder-of-folders"),
-        pytest.param(["train/cat/1", "train/dog/1", "test/1"], ("cat", "dog"), {"train"}, id="19-flat-test-part"),
-        pytest.param(["cat/1", "dog/1", "1"], ("cat", "dog"), {""}, id="19-picture-in-the-root"),
+        pytest.param(["train/cat/1", "train/dog/1", "test/1"], ("cat", "dog"), {"train"}, id="19-flat-test-split"),
+        pytest.param(["cat/1", "dog/1", "1"], ("cat", "dog"), {""}, id="19-image-in-the-root"),
         pytest.param(
-            ["train/cat/1", "train/dog/1", "extra/cow/1"], ("cat", "dog"), {"train"}, id="19-folder-beside-the-parts"
+            ["train/cat/1", "train/dog/1", "extra/cow/1"], ("cat", "dog"), {"train"}, id="19-folder-beside-the-splits"
         ),
     ],
 )
-def test_layouts(tmp_path: Path, files: list[str], class_names: tuple[str, ...], parts: set[str]) -> None:
-    root = make_tree(tmp_path, {name: b"hello" if name.endswith("txt") else picture() for name in files})
+def test_layouts(tmp_path: Path, files: list[str], class_names: tuple[str, ...], splits: set[str]) -> None:
+    root = make_tree(tmp_path, {name: b"hello" if name.endswith("txt") else image() for name in files})
     images = load(root)
     assert images.class_names == class_names
-    assert set(images.parts) == parts
+    assert set(images.source_splits) == splits
     assert len(images) + len(images.skipped) == len(files)
     for item in images.skipped:
         assert item.reason in ("belongs to no class", "not an image (looks like text)")
@@ -112,25 +99,29 @@ def test_layouts(tmp_path: Path, files: list[str], class_names: tuple[str, ...],
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        pytest.param(["cat/1"], "only one class, cat; telling", id="one-class"),
+        pytest.param(["cat/1"], "only one class, cat; a classifier needs two", id="one-class"),
         pytest.param(["w/cat/1", "w/cat/2"], "only one class, cat", id="one-class-in-a-wrapper"),
-        pytest.param(["1", "2"], "no usable picture of a class", id="no-folders"),
-        pytest.param([], "no usable picture of a class", id="nothing"),
-        pytest.param(["train/1", "test/1"], "train look like parts but hold pictures", id="flat-parts"),
-        pytest.param(["train/a/1", "train/b/1", "test/a/1", "test/c/1"], "test part .* train part lacks: c", id="test"),
-        pytest.param(["train/a/1", "train/b/1", "val/A/1"], "validation part .* train part lacks: A", id="validation"),
+        pytest.param(["1", "2"], "no usable image of a class", id="no-folders"),
+        pytest.param([], "no usable image of a class", id="nothing"),
+        pytest.param(["train/1", "test/1"], "train look like splits but hold images", id="flat-splits"),
+        pytest.param(
+            ["train/a/1", "train/b/1", "test/a/1", "test/c/1"], "test split .* train split lacks: c", id="test"
+        ),
+        pytest.param(
+            ["train/a/1", "train/b/1", "val/A/1"], "validation split .* train split lacks: A", id="validation"
+        ),
     ],
 )
-def test_what_cannot_be_classes_is_an_error_that_shows_the_layout(
+def test_an_untrainable_folder_is_an_error_that_shows_the_layout(
     tmp_path: Path, files: list[str], message: str
 ) -> None:
     with pytest.raises(DataError, match=message) as caught:
-        load(make_tree(tmp_path, dict.fromkeys(files, picture())))
-    assert "expected class/picture.jpg" in str(caught.value) or "rename" in str(caught.value)
+        load(make_tree(tmp_path, dict.fromkeys(files, image())))
+    assert "expected class/image.jpg" in str(caught.value) or "rename" in str(caught.value)
 
 
-def test_pictures_are_fitted_as_configured(tmp_path: Path) -> None:
-    """A white middle in a black frame: without an edge of a quarter on each side only the middle is left."""
+def test_images_are_resized_as_configured(tmp_path: Path) -> None:
+    """A white middle in a black frame: cutting away a quarter on each side leaves only the middle."""
     buffer = io.BytesIO()
     image = Image.new("L", (32, 32))
     image.paste(255, (8, 8, 24, 24))
@@ -140,15 +131,15 @@ def test_pictures_are_fitted_as_configured(tmp_path: Path) -> None:
     assert load(root, image_size=8, crop_fraction=0.5).images.min() > 128  # the filter reaches over the edge a little
 
 
-def test_a_class_without_test_pictures_is_a_note(tmp_path: Path) -> None:
-    images = load(make_tree(tmp_path, dict.fromkeys(["train/a/1.png", "train/b/1.png", "test/a/1.png"], picture())))
-    assert images.notes == ("the test part has no picture of b",)
+def test_a_class_without_test_images_is_a_note(tmp_path: Path) -> None:
+    images = load(make_tree(tmp_path, dict.fromkeys(["train/a/1.png", "train/b/1.png", "test/a/1.png"], image())))
+    assert images.notes == ("the test split has no image of b",)
 
 
 # ---------------------------------------------------------------- files
 
 
-def test_15_leavings_of_file_browsers_are_counted_and_never_a_class(tmp_path: Path) -> None:
+def test_15_files_of_file_browsers_are_counted_and_never_a_class(tmp_path: Path) -> None:
     names = [
         ".DS_Store",
         "cat/Thumbs.db",
@@ -157,7 +148,7 @@ def test_15_leavings_of_file_browsers_are_counted_and_never_a_class(tmp_path: Pa
         "__MACOSX/cat/._1.png",
         ".x/y/z",
     ]
-    images = load(make_tree(tmp_path, two_classes(**dict.fromkeys(names, picture()))))
+    images = load(make_tree(tmp_path, two_classes(**dict.fromkeys(names, image()))))
     assert images.class_names == ("cat", "dog")
     assert (len(images), images.skipped, images.ignored) == (3, (), 6)
 
@@ -174,7 +165,7 @@ def test_16_an_empty_class_folder_is_an_error_or_dropped(tmp_path: Path, content
     assert len(images.skipped) == (content is not None)
 
 
-def test_17_a_class_of_one_picture_is_loaded(tmp_path: Path) -> None:
+def test_17_a_class_of_one_image_is_loaded(tmp_path: Path) -> None:
     images = load(make_tree(tmp_path, two_classes()))
     assert np.bincount(images.labels).tolist() == [2, 1]
 
@@ -194,7 +185,7 @@ ODD_NAMES = [
 @pytest.mark.parametrize("name", [*ODD_NAMES, b"\xff\xfe.png".decode(errors="surrogateescape")])
 def test_20_odd_names_are_shown_on_one_line(tmp_path: Path, name: str) -> None:
     try:
-        root = make_tree(tmp_path, two_classes(**{f"dog/{name}": picture(), f"cat/{name}.txt"[-250:]: b"text"}))
+        root = make_tree(tmp_path, two_classes(**{f"dog/{name}": image(), f"cat/{name}.txt"[-250:]: b"text"}))
     except OSError as error:
         pytest.skip(f"this file system does not take the name: {error}")
     images = load(root)
@@ -207,13 +198,13 @@ def test_20_odd_names_are_shown_on_one_line(tmp_path: Path, name: str) -> None:
 
 def test_20_class_folders_may_have_odd_names(tmp_path: Path) -> None:
     names = ["-", "a\nb", b"\xe9".decode(errors="surrogateescape"), "x" * 255]
-    images = load(make_tree(tmp_path, {f"{name}/1.png": picture() for name in names}))
+    images = load(make_tree(tmp_path, {f"{name}/1.png": image() for name in names}))
     assert images.class_names == ("-", "a\\x0ab", "x" * 255, "\\xe9")
 
 
 @pytest.mark.parametrize("pair", [("Cat", "cat"), ("caf\u00e9", "cafe\u0301")], ids=["capitals", "unicode-form"])
 def test_21_classes_that_look_alike_are_kept_apart_with_a_note(tmp_path: Path, pair: tuple[str, str]) -> None:
-    root = make_tree(tmp_path, {f"{pair[0]}/1.png": picture(), f"{pair[1]}/2.png": picture()})
+    root = make_tree(tmp_path, {f"{pair[0]}/1.png": image(), f"{pair[1]}/2.png": image()})
     if len(list(root.iterdir())) < 2:
         pytest.skip("this file system cannot hold both names")
     images = load(root)
@@ -249,7 +240,7 @@ def unprivileged() -> Iterator[Path]:
 
 
 def test_22_what_may_not_be_read_is_listed(unprivileged: Path) -> None:
-    root = make_tree(unprivileged, two_classes(**{"cat/secret.png": picture(), "dog/deep/1.png": picture()}))
+    root = make_tree(unprivileged, two_classes(**{"cat/secret.png": image(), "dog/deep/1.png": image()}))
     (root / "cat/secret.png").chmod(0)
     (root / "dog/deep").chmod(0)
     images = load(root)
@@ -282,7 +273,7 @@ def test_25_fifos_and_sockets_are_listed_and_never_opened(tmp_path: Path, monkey
 
 
 def test_links_are_followed_once_and_loops_end(tmp_path: Path) -> None:
-    other = make_tree(tmp_path / "other", {"1.png": picture(), "2.png": picture()})
+    other = make_tree(tmp_path / "other", {"1.png": image(), "2.png": image()})
     root = make_tree(tmp_path / "root", two_classes())
     (root / "cat/loop").symlink_to(root)
     (root / "cat/self.png").symlink_to("self.png")
@@ -294,8 +285,8 @@ def test_links_are_followed_once_and_loops_end(tmp_path: Path) -> None:
     assert images.class_names == ("cat", "cow", "dog")
     assert len(images) == 6
     assert reasons(images) == {
-        "a-second-dog": "link to a folder that is read already",
-        "cat/loop": "link to a folder that is read already",
+        "a-second-dog": "link to a folder that was read already",
+        "cat/loop": "link to a folder that was read already",
         "cat/gone.png": "not there any more",
         "cat/self.png": "cannot be read (Too many levels of symbolic links)",
     }
@@ -309,10 +300,10 @@ def test_a_tree_is_left_as_it_was(tmp_path: Path) -> None:
 
 
 def test_accepted_and_skipped_are_all_that_was_found(tmp_path: Path) -> None:
-    """The figure of the list at a tenth of its size: 100 files, 10 of them corrupt, each kind of damage twice."""
-    whole = picture(kind="JPEG", side=40)
+    """100 files, 10 of them corrupt, each kind of damage twice."""
+    whole = image(kind="JPEG", side=40)
     damage = [b"", b"text", whole[:100], whole[: len(whole) * 9 // 10], b"II*\0" + bytes(9)]
-    files = {f"{'cat' if index % 2 else 'dog'}/{index}.jpg": picture(index, 40, "JPEG") for index in range(90)}
+    files = {f"{'cat' if index % 2 else 'dog'}/{index}.jpg": image(index, 40, "JPEG") for index in range(90)}
     bad = {f"{'cat' if index % 2 else 'dog'}/bad{index}.jpg": damage[index % 5] for index in range(10)}
     images = load(make_tree(tmp_path, files | bad))
     assert {item.file for item in images.skipped} == set(bad)
@@ -333,11 +324,11 @@ def test_accepted_and_skipped_are_all_that_was_found(tmp_path: Path) -> None:
         pytest.param((28, 32, 200), {"image_size": 10}, (10, 10, 3), False, id="given"),
     ],
 )
-def test_the_size_of_the_pictures(
+def test_the_size_of_the_images(
     tmp_path: Path, sides: tuple[int, ...], options: dict[str, object], expected: tuple[int, ...], noted: bool
 ) -> None:
-    pictures = [picture(50, side) for side in sides]
-    images = load(make_tree(tmp_path, dict(zip(["a/1.png", "a/2.png", "b/1.png"], pictures, strict=True))), **options)
+    pixels = [image(50, side) for side in sides]
+    images = load(make_tree(tmp_path, dict(zip(["a/1.png", "a/2.png", "b/1.png"], pixels, strict=True))), **options)
     assert images.images.shape[1:] == expected
     assert any("--image-size" in note for note in images.notes) == noted
     if expected[2] == 3:
@@ -348,13 +339,13 @@ def test_the_default_size_is_that_of_asking_for_it(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (30, 30, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).save(buffer, "PNG")
-    root = make_tree(tmp_path, {"a/1.png": buffer.getvalue(), "b/1.png": picture(50, 100)})
+    root = make_tree(tmp_path, {"a/1.png": buffer.getvalue(), "b/1.png": image(50, 100)})
     for gray in (False, True):
         assert load(root, gray=gray).fingerprint == load(root, gray=gray, image_size=64).fingerprint
 
 
-def test_truncated_pictures_are_marked_when_allowed(tmp_path: Path) -> None:
-    whole = picture(kind="JPEG", side=40)
+def test_truncated_images_are_marked_when_allowed(tmp_path: Path) -> None:
+    whole = image(kind="JPEG", side=40)
     root = make_tree(tmp_path, two_classes(**{"cat/cut.jpg": whole[:-20]}))
     assert reasons(load(root)) == {"cat/cut.jpg": "truncated"}
     images = load(root, allow_truncated=True)

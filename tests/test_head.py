@@ -7,13 +7,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.class_weight import compute_class_weight
 
-from convscope.training.head import (
-    PENALTY_WITHOUT_VALIDATION,
-    Floats,
-    balanced_class_weights,
-    cross_entropy,
-    fit_head,
-)
+from convscope.training.head import PENALTY_WITHOUT_VALIDATION, Floats, balanced_class_weights, cross_entropy, fit_head
 
 
 def three_clouds(n: int, seed: int) -> tuple[Floats, np.ndarray[tuple[int], np.dtype[np.int64]]]:
@@ -54,7 +48,7 @@ def test_the_penalty_with_the_least_validation_loss_is_taken() -> None:
     assert 2 < len(tried) <= 10
 
 
-def test_a_feature_that_never_changes_and_a_class_without_pictures_are_no_trouble() -> None:
+def test_a_feature_that_never_changes_and_a_class_without_images_are_no_trouble() -> None:
     x, labels = three_clouds(100, 3)
     x[:, 4] = 7.0
     head = fit_head(x, labels, num_classes=4, validation=(x, labels))

@@ -1,4 +1,4 @@
-"""The health of a data set: every file is accounted for, what is odd is found, and the page shows it."""
+"""The health check: every file is accounted for, oddities are found, and the page shows them."""
 
 from __future__ import annotations
 
@@ -11,24 +11,20 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from convscope.checkup import check_data
+from convscope.api.check import check
 from convscope.config import DataConfig
-from convscope.data import load_images
-from convscope.data.health import Health, looks_of
+from convscope.data.health import Health, image_stats
+from convscope.data.load import load_images
 from convscope.errors import DataError, UsageError
-from convscope.report.health import HEALTH_SECTIONS, health_to_json
-from tests.test_archive import make_zip
-from tests.test_folder import make_tree
-from tests.test_intake import encoded, smooth
-from tests.test_main_job import convscope
-from tests.test_report import HOSTILE, Page
+from convscope.pages.health import HEALTH_SECTIONS, health_to_json
+from tests.support import HOSTILE, Page, encoded, make_tree, make_zip, run_convscope, smooth
 
 SIDE = 64
 EQUAL, NEAR, CONFLICT, LEAK = "equal.png", "near.jpg", "other.png", "seen.png"
 
 
 def files() -> dict[str, bytes]:
-    """Return a data set with parts of which everything is known."""
+    """Return a data set with splits of which everything is known."""
     made = {f"train/{kind}/{i}.png": encoded(photo(SIDE, 100 * (kind == "dog") + i), "PNG")
             for kind in ("cat", "dog") for i in range(8)}  # fmt: skip
     made |= {f"test/{kind}/{i}.png": encoded(photo(80, 300 + 100 * (kind == "dog") + i), "PNG")
@@ -50,7 +46,7 @@ def files() -> dict[str, bytes]:
 
 
 def photo(width: int, seed: int) -> np.ndarray:
-    """Return a smooth picture with fine detail on it."""
+    """Return a smooth image with fine detail on it."""
     detail = np.random.default_rng(seed).integers(-20, 21, (SIDE, width, 3))
     return np.clip(smooth(SIDE, width, seed) + detail, 0, 255).astype(np.uint8)
 
@@ -73,26 +69,26 @@ def checked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         )
         with data.open("a") as file:
             file.write("\nstray.png,,")
-    return check_data(data, out=out), data, out
+    return check(data, out=out), data, out
 
 
 def test_every_file_is_accounted_for_as_in_training(checked: tuple[Health, Path, Path]) -> None:
     health, data, _ = checked
     images = load_images(DataConfig(source=str(data), image_size=16))
-    assert health.found == len(files()) - 1 == len(health.pictures) + len(health.skipped)
-    assert [each.id for each in health.pictures] == list(images.ids)
-    assert [each.part for each in health.pictures] == list(images.parts)
-    assert [each.label for each in health.pictures] == [images.class_names[label] for label in images.labels]
+    assert health.found == len(files()) - 1 == len(health.images) + len(health.skipped)
+    assert [each.id for each in health.images] == list(images.ids)
+    assert [each.split for each in health.images] == list(images.source_splits)
+    assert [each.label for each in health.images] == [images.class_names[label] for label in images.labels]
     assert set(health.skipped) == set(images.skipped)
     assert (health.ignored, health.problem) == (images.ignored, "")
 
 
-def test_what_is_odd_is_found(checked: tuple[Health, Path, Path]) -> None:
+def test_oddities_are_found(checked: tuple[Health, Path, Path]) -> None:
     tree = json.loads((checked[2] / "health.json").read_text())
     assert tree == json.loads(json.dumps(health_to_json(checked[0])))
     assert {"found", "accepted", "skipped", "classes", "duplicates", "leaks"} <= set(tree)
     assert tree["classes"] == {"cat": 15, "dog": 16}
-    assert tree["parts"]["test"] == {"cat": 4, "dog": 5}
+    assert tree["splits"]["test"] == {"cat": 4, "dog": 5}
     groups = {(each["kind"], *each["files"]) for each in tree["duplicates"]}
     assert groups == {
         ("equal", "train/cat/0.png", f"train/cat/{EQUAL}"),
@@ -101,7 +97,7 @@ def test_what_is_odd_is_found(checked: tuple[Health, Path, Path]) -> None:
         ("near", "train/cat/1.png", f"train/cat/{NEAR}"),
     }
     assert [each["files"] for each in tree["conflicts"]] == [["train/cat/2.png", f"train/dog/{CONFLICT}"]]
-    assert [(each["files"], each["parts"]) for each in tree["leaks"]] == [
+    assert [(each["files"], each["splits"]) for each in tree["leaks"]] == [
         ([f"test/dog/{LEAK}", "train/dog/3.png"], ["test", "train"])
     ]
     assert tree["darkest"][0] == {"file": "train/dog/night.png", "brightness": round(3 / 255, 4)}
@@ -119,8 +115,8 @@ def test_the_page_shows_it_and_lets_no_name_act_as_markup(checked: tuple[Health,
     page.close()
     shown = {row[0]: row[1] for row in page.table("What", "Value")}
     assert shown["Files found"] == "34"
-    assert shown["Pictures accepted"] == "31"
-    assert shown["Pairs that look the same without being equal"] == "1"
+    assert shown["Images accepted"] == "31"
+    assert shown["Pairs of near duplicates"] == "1"
     assert {row[0] for row in page.table("File", "Reason")} == {
         "train/cat/empty.jpg", "train/dog/<b>note</b>.jpg", "stray.png",
     }  # fmt: skip
@@ -131,8 +127,8 @@ def test_the_page_shows_it_and_lets_no_name_act_as_markup(checked: tuple[Health,
     assert ["script-src 'none'" in rules for rules in policy] == [True]
     assert not page.of("noscript")
     assert [text for level, text in page.headings if level == 2] == [
-        "Overview", "Class balance", "Skipped files", "Duplicates", "The same picture in two classes",
-        "The same picture in train and test", "Darkest, brightest, blurriest",
+        "Overview", "Class balance", "Skipped files", "Duplicates", "The same image in two classes",
+        "The same image in train and test", "Darkest, brightest, blurriest",
     ]  # fmt: skip
     assert all(image.get("alt") for image in page.of("img"))
     assert len(page.of("img")) == 2 * 3 + 2 + 2 + 2 + 3 * 10
@@ -143,45 +139,47 @@ def test_the_page_shows_it_and_lets_no_name_act_as_markup(checked: tuple[Health,
 
 def test_sharpness_and_brightness_by_hand() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (40, 60), np.uint8)
-    looks = looks_of(Image.fromarray(noise))
+    stats = image_stats(Image.fromarray(noise))
     luma = noise.astype(float)
     kernel = [np.roll(luma, shift, axis) for shift in (1, -1) for axis in (0, 1)]
     laplacian = (np.sum(kernel, axis=0) - 4 * luma)[1:-1, 1:-1]
-    assert looks.sharpness == pytest.approx(laplacian.std() / luma.std(), rel=1e-4)
-    assert looks.brightness == pytest.approx(luma.mean() / 255, abs=0.003)
-    sharp = [looks_of(Image.fromarray(noise).filter(ImageFilter.GaussianBlur(r))).sharpness or 0 for r in (0, 1, 2, 4)]
+    assert stats.sharpness == pytest.approx(laplacian.std() / luma.std(), rel=1e-4)
+    assert stats.brightness == pytest.approx(luma.mean() / 255, abs=0.003)
+    sharp = [
+        image_stats(Image.fromarray(noise).filter(ImageFilter.GaussianBlur(r))).sharpness or 0 for r in (0, 1, 2, 4)
+    ]
     assert sharp == sorted(sharp, reverse=True)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (3, 2), (32, 31)])
-def test_pictures_of_any_shape_have_looks(size: tuple[int, int]) -> None:
-    looks = looks_of(Image.new("RGB", size, (9, 8, 7)))
-    assert (looks.width, looks.height, looks.sharpness, looks.signature) == (*size, None, None)
-    assert max(Image.open(io.BytesIO(looks.thumbnail)).size) <= 128
+def test_images_of_any_shape_have_statistics(size: tuple[int, int]) -> None:
+    stats = image_stats(Image.new("RGB", size, (9, 8, 7)))
+    assert (stats.width, stats.height, stats.sharpness, stats.signature) == (*size, None, None)
+    assert max(Image.open(io.BytesIO(stats.thumbnail)).size) <= 128
 
 
 @pytest.mark.parametrize(
     ("names", "problem"),
     [
         ({"cat/1.png"}, "only one class, cat"),
-        ({"1.png"}, "no usable picture of a class"),
-        ({"cat/1.png", "dog/1.png", "cow/note.txt"}, "no usable picture of class cow"),
-        ({"train/a/1.png", "train/b/1.png", "test/c/1.png"}, "the test part has classes that the train part lacks"),
+        ({"1.png"}, "no usable image of a class"),
+        ({"cat/1.png", "dog/1.png", "cow/note.txt"}, "no usable image of class cow"),
+        ({"train/a/1.png", "train/b/1.png", "test/c/1.png"}, "the test split has classes that the train split lacks"),
     ],
 )
-def test_what_cannot_be_trained_on_is_reported_not_refused(tmp_path: Path, names: set[str], problem: str) -> None:
+def test_an_untrainable_data_set_is_reported_not_refused(tmp_path: Path, names: set[str], problem: str) -> None:
     content = encoded(smooth(), "PNG")
     root = make_tree(tmp_path / "pets", {name: b"text" if name.endswith("txt") else content for name in names})
-    health = check_data(root, out=tmp_path / "out")
+    health = check(root, out=tmp_path / "out")
     assert problem in health.problem
     assert health.found == len(names)
     with pytest.raises(DataError, match=problem.split(",")[0]):
         load_images(DataConfig(source=str(root)))
-    assert "It cannot be trained on as it is" in (tmp_path / "out/health.html").read_text()
+    assert "Training on this data set is not possible" in (tmp_path / "out/health.html").read_text()
 
 
 def test_a_named_data_set_is_checked_too() -> None:
-    health = check_data("digits")
+    health = check("digits")
     assert (health.found, len(health.class_names)) == (1797, 10)
     assert "below 32 px" in health.duplicates.unclear
 
@@ -189,28 +187,28 @@ def test_a_named_data_set_is_checked_too() -> None:
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     make_tree(tmp_path / "pets", files())
-    code, out, _ = convscope(capsys, "data", "check", "pets")
+    code, out, _ = run_convscope(capsys, "check", "pets")
     assert code == 0
-    assert "found      34 = 31 accepted + 3 skipped; 1 that are never pictures ignored" in out
-    assert "leaks      1 pictures stand in more than one part of the source" in out
+    assert "found      34 = 31 accepted + 3 skipped; 1 that are never images ignored" in out
+    assert "leaks      1 images are in more than one split of the source" in out
     assert sorted(path.name for path in (tmp_path / "health-pets").iterdir()) == [
         ".gitignore",
         "health.html",
         "health.json",
     ]
     before = sorted(tmp_path.rglob("*"))
-    code, out, _ = convscope(capsys, "data", "check", "pets", "--json")
+    code, out, _ = run_convscope(capsys, "check", "pets", "--json")
     assert code == 0
     assert json.loads(out) == json.loads((tmp_path / "health-pets/health.json").read_text())
     assert sorted(tmp_path.rglob("*")) == before
-    code, _, err = convscope(capsys, "data", "check", "nowhere")
+    code, _, err = run_convscope(capsys, "check", "nowhere")
     assert code == 2
-    assert "unknown data set or path 'nowhere'" in " ".join(err.split())
+    assert "unknown data set or folder 'nowhere'" in " ".join(err.split())
 
 
 def test_a_path_that_is_not_there_is_refused() -> None:
-    with pytest.raises(UsageError, match="unknown data set or path"):
-        check_data("nowhere/at/all.zip")
+    with pytest.raises(UsageError, match="no folder, archive or CSV"):
+        check("nowhere/at/all.zip")
 
 
 @pytest.mark.parametrize("width", [1280, 390])
@@ -222,7 +220,7 @@ def test_browser_shows_the_page_without_overflow(
     named = {f"{name[:80].replace('/', '_')}/{i}.png": encoded(smooth(SIDE, 70, 10 * n + i), "PNG")
              for n, name in enumerate(HOSTILE) for i in range(2)}  # fmt: skip
     root = make_tree(tmp_path / "pets", named | {f"{'x' * 80}/copy.png": encoded(smooth(SIDE, 70, 0), "PNG")})
-    check_data(root, out=tmp_path / "out")
+    check(root, out=tmp_path / "out")
     page = browser.new_page(viewport={"width": width, "height": 800})
     problems: list[str] = []
     page.on("console", lambda message: problems.append(message.text) if message.type in {"error", "warning"} else None)

@@ -1,6 +1,6 @@
-"""Five hundred hostile files, and a thousand pictures of which a hundred are corrupt: each gets a verdict.
+"""Five hundred hostile files, and a thousand images of which a hundred are corrupt: each gets a verdict.
 
-The thousand mutations of whole pictures are in test_intake.
+The thousand mutations of whole images are in test_decode.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ import psutil
 import pytest
 from PIL import Image
 
-from convscope.checkup import check_data
+from convscope.api.check import check
 from convscope.config import DataConfig
-from convscope.data import load_images
-from convscope.data.health import Looks, look_at_many
-from convscope.data.intake import Decoded, Entry, Fit, decode_many
-from convscope.pictures import Skipped
-from tests.test_folder import make_tree
-from tests.test_intake import chunk, encoded, exif_block, huge_header, png, smooth
+from convscope.data.decode.decode import Decoded, decode_many, map_images
+from convscope.data.decode.files import Entry
+from convscope.data.decode.resize import Resizing
+from convscope.data.health import ImageStats, file_stats
+from convscope.data.load import load_images
+from convscope.results.prediction import Skipped
+from tests.support import chunk, encoded, exif_block, huge_header, make_tree, png, smooth
 
 LIMIT = 1_000_000
 PER_KIND = 20
@@ -44,7 +45,7 @@ def cut(rng: np.random.Generator, kind: str) -> bytes:
 
 
 def spliced(rng: np.random.Generator) -> bytes:
-    """Return a picture with a piece of another one in its middle."""
+    """Return an image with a piece of another one in its middle."""
     one, other = whole(rng), whole(rng, "PNG")
     at = int(rng.integers(20, len(one)))
     return one[:at] + other[: int(rng.integers(len(other)))] + one[at:]
@@ -134,7 +135,7 @@ def test_five_hundred_hostile_files_all_get_one_verdict_and_leave_no_memory_behi
     seen: list[list[str]] = []
     resident = []
     for _ in range(3):
-        verdicts = list(decode_many(entries, Fit(image_size=16, gray=False), max_pixels=LIMIT))
+        verdicts = list(decode_many(entries, Resizing(image_size=16, gray=False), max_pixels=LIMIT))
         assert [name for name, _ in verdicts] == [entry.name for entry in entries]
         for name, verdict in verdicts:
             if isinstance(verdict, Skipped):
@@ -163,14 +164,13 @@ def test_five_hundred_hostile_files_all_get_one_verdict_and_leave_no_memory_behi
         "stalling",
     }
     assert not refused & accepted
-    looked = [
-        item.reason if isinstance(item, Skipped) else "accepted" for _, item in look_at_many(entries, max_pixels=LIMIT)
-    ]
-    assert looked == seen[0]  # the same verdict in training and in a check of the data
+    found = map_images(entries, file_stats, max_pixels=LIMIT)
+    checked = [item.reason if isinstance(item, Skipped) else "accepted" for _, item in found]
+    assert checked == seen[0]  # the same verdict in training and in a check of the data
 
 
 @pytest.mark.slow
-def test_a_thousand_pictures_a_hundred_of_them_corrupt(tmp_path: Path) -> None:
+def test_a_thousand_images_a_hundred_of_them_corrupt(tmp_path: Path) -> None:
     rng = np.random.default_rng(1000)
     names = [f"{'cat' if i % 2 else 'dog'}/{i}.jpg" for i in range(1000)]
     corrupt = set(rng.permutation(names)[:100].tolist())
@@ -184,18 +184,18 @@ def test_a_thousand_pictures_a_hundred_of_them_corrupt(tmp_path: Path) -> None:
     images = load_images(DataConfig(source=str(root), image_size=16))
     assert {item.file for item in images.skipped} == corrupt  # all named, none refused without cause
     assert set(images.ids) == set(names) - corrupt
-    health = check_data(root)
-    assert (health.found, len(health.pictures), len(health.skipped)) == (1000, 900, 100)
+    health = check(root)
+    assert (health.found, len(health.images), len(health.skipped)) == (1000, 900, 100)
     assert health.skipped == images.skipped
 
 
-def test_both_ways_of_looking_give_one_result_for_whole_pictures() -> None:
+def test_training_and_health_check_read_intact_images_alike() -> None:
     rng = np.random.default_rng(3)
     content = [whole(rng, kind) for kind in ("JPEG", "PNG", "GIF", "BMP", "WEBP")]
     entries = [Entry(f"{i}", len(each), lambda each=each: each) for i, each in enumerate(content)]
-    decoded = [item for _, item in decode_many(entries, Fit(image_size=None, gray=False), max_pixels=LIMIT)]
-    looked = [item for _, item in look_at_many(entries, max_pixels=LIMIT)]
-    for one, other in zip(decoded, looked, strict=True):
+    decoded = [item for _, item in decode_many(entries, Resizing(image_size=None, gray=False), max_pixels=LIMIT)]
+    checked = [item for _, item in map_images(entries, file_stats, max_pixels=LIMIT)]
+    for one, other in zip(decoded, checked, strict=True):
         assert isinstance(one, Decoded)
-        assert isinstance(other, Looks)
+        assert isinstance(other, ImageStats)
         assert (one.source_size, one.format, one.mode) == ((other.height, other.width), other.format, other.mode)

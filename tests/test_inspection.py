@@ -1,4 +1,4 @@
-"""Looking inside: what is shown is what the network did, lands where the answer is known, and leaves no mark."""
+"""Inspections: they show what the network computed, agree with known answers, and do not change the network."""
 
 from __future__ import annotations
 
@@ -19,14 +19,13 @@ from torch import Tensor, nn
 import convscope
 from convscope.config import ModelConfig
 from convscope.data.batches import Preprocessing
+from convscope.data.dataset import ImageSet
 from convscope.data.duplicates import find_duplicates
-from convscope.data.image_set import ImageSet
 from convscope.data.splits import Splits
 from convscope.errors import DataError, UsageError
-from convscope.evaluation.metrics import make_predictions
-from convscope.evaluation.mistakes import most_confused_cells, suspected_label_errors
+from convscope.evaluation.metrics import make_predictions, most_confused_cells, suspected_label_errors
 from convscope.inspection import INSPECTIONS, Evidence, Subject
-from convscope.inspection.activating import channel_excitement, inspect_activating
+from convscope.inspection.activating import channel_activations, inspect_activating
 from convscope.inspection.confusion import inspect_confused_pairs, inspect_confusion
 from convscope.inspection.duplicates import inspect_duplicates
 from convscope.inspection.feature_maps import inspect_feature_maps, layer_calls
@@ -36,21 +35,22 @@ from convscope.inspection.hooks import find_call
 from convscope.inspection.occlusion import occlusion
 from convscope.inspection.statistics import inspect_statistics
 from convscope.models import build_model
-from convscope.models.blocks import ResidualBlock
-from convscope.report.page import Heading, render_page
-from convscope.report.section import Section
-from convscope.results import Heat, ImageGrid, Maps, Matrix, Panel, Table, accuracy_of
-from convscope.runs import read_csv, read_json
-from tests.test_main_job import convscope as command_line
-from tests.test_report import HOSTILE, Page
+from convscope.models.stack.blocks import ResidualBlock
+from convscope.pages.page import render_page
+from convscope.pages.section import Section
+from convscope.results.panels import FeatureMaps, Heat, ImageGrid, Matrix, Panel, Table
+from convscope.results.run import accuracy_of
+from convscope.storage.files import read_csv, read_json
+from tests.support import HOSTILE, Page
+from tests.support import run_convscope as command_line
 
 SIDE = 24
-ONLY_MAPS = {"grad-cam"}
-"""Inspections that a network of vectors alone has nothing for, which they say."""
+NEED_FEATURE_MAPS = {"grad-cam"}
+"""Inspections that report that a network of vectors has nothing to show."""
 
 
 class Branches(nn.Module):
-    """Two branches that are concatenated, one activation called twice, and in-place layers: what zoo networks do."""
+    """Two concatenated branches, one activation called twice, and in-place layers, as in networks of the zoo."""
 
     def __init__(self, channels: int = 3) -> None:
         super().__init__()
@@ -84,17 +84,17 @@ CLASSES = ("<b>one</b>", HOSTILE[2], "three", HOSTILE[3])
 
 
 def make_evidence(channels: int) -> Evidence:
-    """Return 60 test, 20 training and 20 validation pictures, the first 5 test pictures being training pictures too."""
+    """Return 60 test, 20 training and 20 validation images; the first 5 test images are also training images."""
     rng = np.random.default_rng(5)
-    pictures = rng.integers(0, 256, (100, SIDE, SIDE, channels), dtype=np.uint8)
-    pictures[20:25] = pictures[:5]
-    pictures[26] = pictures[25]
+    pixels = rng.integers(0, 256, (100, SIDE, SIDE, channels), dtype=np.uint8)
+    pixels[20:25] = pixels[:5]
+    pixels[26] = pixels[25]
     labels = np.arange(100) % 4
     logits = np.random.default_rng(6).normal(0, 1, (100, 4)).astype(np.float32)
     logits[np.arange(100), labels] += 2
     logits[30] = [9, 0, 0, 0]  # its label is 2
     ids = tuple(f"{HOSTILE[0]}/{i}" for i in range(100))
-    images = ImageSet("made", pictures, labels, CLASSES, ids, ("",) * 100)
+    images = ImageSet("made", pixels, labels, CLASSES, ids, ("",) * 100)
     splits = Splits(np.arange(20), np.arange(80, 100), np.arange(20, 80), find_duplicates(images.images).groups)
     return Evidence(images, splits, "test", logits[20:80], splits.validation, logits[80:])
 
@@ -102,15 +102,15 @@ def make_evidence(channels: int) -> Evidence:
 def make_subject(name: str = "branches", **changes: Any) -> Subject:  # noqa: ANN401
     channels, build = NETWORKS[name]
     torch.manual_seed(0)
-    picture = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, channels), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, channels), dtype=np.uint8)
     preprocessing = Preprocessing((0.5,) * channels, (0.25,) * channels)
-    subject = Subject(build(), preprocessing, CLASSES, picture, torch.device("cpu"), evidence=make_evidence(channels))
+    subject = Subject(build(), preprocessing, CLASSES, image, torch.device("cpu"), evidence=make_evidence(channels))
     return replace(subject, **changes)
 
 
-def constructed(network: nn.Module, picture: np.ndarray) -> Subject:
-    """Return a subject whose input is the picture in units of 0..1."""
-    return Subject(network, Preprocessing((0.0,), (1.0,)), ("dark", "bright"), picture, torch.device("cpu"))
+def constructed(network: nn.Module, image: np.ndarray) -> Subject:
+    """Return a subject whose input is the image in units of 0..1."""
+    return Subject(network, Preprocessing((0.0,), (1.0,)), ("dark", "bright"), image, torch.device("cpu"))
 
 
 # ---------------------------------------------------------------- every inspection
@@ -118,7 +118,7 @@ def constructed(network: nn.Module, picture: np.ndarray) -> Subject:
 
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("name", INSPECTIONS)
-def test_looking_leaves_no_mark(name: str, network: str) -> None:
+def test_inspections_do_not_change_the_network(name: str, network: str) -> None:
     subject = make_subject(network)
     modules = list(subject.network.modules())
     for index, module in enumerate(modules):
@@ -140,12 +140,13 @@ def test_looking_leaves_no_mark(name: str, network: str) -> None:
             torch.get_rng_state().tolist(),
             repr(np.random.get_state()),
             random.getstate(),
-            subject.picture.tolist(),
+            subject.image.tolist(),
             torch.is_grad_enabled(),
         ]  # fmt: skip
 
     before = state()
-    with pytest.raises(UsageError, match="no maps") if network == "mlp" and name in ONLY_MAPS else nullcontext():
+    nothing_to_show = network == "mlp" and name in NEED_FEATURE_MAPS
+    with pytest.raises(UsageError, match="no feature maps") if nothing_to_show else nullcontext():
         INSPECTIONS[name].inspect(subject)
     assert state() == before
 
@@ -158,7 +159,7 @@ def test_panels_hold_finite_numbers_and_a_caption_each(name: str) -> None:
     assert INSPECTIONS[name].intro.count(". ") == 0  # one sentence
     for panel in panels:
         check_panel(panel)
-    html = render_page(Heading("t", "", "o"), {name: Section("t", "i.", panels)}).decode()
+    html = render_page({name: Section("t", "i.", panels)}, title="t", headline="", origin="o").decode()
     page = Page()
     page.feed(html)
     assert all(image["alt"] for image in page.of("img"))
@@ -167,7 +168,7 @@ def test_panels_hold_finite_numbers_and_a_caption_each(name: str) -> None:
 
 
 def check_panel(panel: Panel) -> None:
-    if isinstance(panel, Maps):
+    if isinstance(panel, FeatureMaps):
         assert len(panel.maps) == len(panel.captions)
         for values in panel.maps:
             assert values.dtype == np.float32
@@ -206,17 +207,17 @@ def test_feature_maps_are_what_a_hook_on_the_module_sees() -> None:
         (expected,) = seen[module][int(number.rstrip(")") or 1) - 1 :][:1]
         assert np.array_equal(output, expected), name
     (panel,) = inspect_feature_maps(subject)
-    assert isinstance(panel, Maps)
+    assert isinstance(panel, FeatureMaps)
     assert np.array_equal(panel.maps[0], calls["left"][0])
-    assert panel.captions[0].startswith(f"layer left\nConv2d: 4 maps, {SIDE} × {SIDE} each")
+    assert panel.captions[0].startswith(f"layer left\nConv2d: 4 feature maps, {SIDE} × {SIDE} each")
     assert np.array_equal(panel.maps[-1][0, 0], calls["head"][0])
-    assert (calls["left"] < 0).any()  # as it was before the in-place ReLU
+    assert (calls["left"] < 0).any()  # as before the in-place ReLU
     (one,) = inspect_feature_maps(replace(subject, layer="right"))
-    assert isinstance(one, Maps)
+    assert isinstance(one, FeatureMaps)
     assert np.array_equal(one.maps[0], calls["right.1"][0])
 
 
-def test_a_block_that_adds_is_a_layer_and_one_that_hands_on_is_not() -> None:
+def test_a_block_that_adds_is_recorded_and_one_that_passes_on_is_not() -> None:
     calls = layer_calls(make_subject("residual"))
     kinds = [call.kind for call in calls]
     assert "ResidualBlock" in kinds
@@ -229,22 +230,22 @@ def test_a_block_that_adds_is_a_layer_and_one_that_hands_on_is_not() -> None:
 def test_filters_are_the_weights() -> None:
     subject = make_subject()
     first, deeper = inspect_filters(subject)
-    assert isinstance(first, Maps)
-    assert isinstance(deeper, Maps)
+    assert isinstance(first, FeatureMaps)
+    assert isinstance(deeper, FeatureMaps)
     weight = subject.network.left.weight.detach().numpy()
     assert np.allclose((first.maps[0] - 0.5) * 2 * np.abs(weight).max(), weight.transpose(0, 2, 3, 1), atol=1e-6)
     assert np.array_equal(deeper.maps[0], subject.network.mix.weight.detach().numpy().reshape(30, 3, 3))
     mlp = make_subject("mlp")
     (dense,) = inspect_filters(mlp)
-    assert isinstance(dense, Maps)
+    assert isinstance(dense, FeatureMaps)
     assert np.array_equal(dense.maps[0].reshape(6, -1), mlp.network[1].weight.detach().numpy())
 
 
-# ---------------------------------------------------------------- where the evidence lies
+# ---------------------------------------------------------------- Grad-CAM and occlusion
 
 
 class BrightSpot(nn.Module):
-    """Says "bright" by the mean of a blurred copy of the picture: all its evidence lies where the picture is bright."""
+    """Predicts "bright" from the mean of a blurred copy: only the bright places of the image support it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -265,11 +266,11 @@ class BrightSpot(nn.Module):
 
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("place", [(2, 3), (14, 10), (18, 18)])
-def test_grad_cam_and_occlusion_land_on_the_object(place: tuple[int, int], frozen: bool) -> None:
+def test_grad_cam_and_occlusion_find_the_object(place: tuple[int, int], frozen: bool) -> None:
     top, left = place
-    picture = np.zeros((SIDE, SIDE, 1), np.uint8)
-    picture[top : top + 5, left : left + 5] = 255
-    subject = constructed(BrightSpot().requires_grad_(not frozen), picture)
+    image = np.zeros((SIDE, SIDE, 1), np.uint8)
+    image[top : top + 5, left : left + 5] = 255
+    subject = constructed(BrightSpot().requires_grad_(not frozen), image)
     assert subject.predicted == 1
     on_object = np.zeros((SIDE, SIDE), bool)
     on_object[max(0, top - 1) : top + 6, max(0, left - 1) : left + 6] = True  # the blur reaches one pixel farther
@@ -277,11 +278,11 @@ def test_grad_cam_and_occlusion_land_on_the_object(place: tuple[int, int], froze
     assert layer == "act"
     assert heat[~on_object].sum() < 0.01 * heat.sum()
     assert heat[top + 1 : top + 4, left + 1 : left + 4].min() == pytest.approx(float(heat.max()))
-    fall = occlusion(subject, 1, patch=3, step=1, batch_size=50)
+    drop = occlusion(subject, 1, patch=3, step=1, batch_size=50)
     reach = np.zeros((SIDE, SIDE), bool)
     reach[max(0, top - 2) : top + 7, max(0, left - 2) : left + 7] = True
-    assert np.abs(fall[~reach]).max() < 1e-6
-    assert np.unravel_index(fall.argmax(), fall.shape) == (top + 2, left + 2)
+    assert np.abs(drop[~reach]).max() < 1e-6
+    assert np.unravel_index(drop.argmax(), drop.shape) == (top + 2, left + 2)
 
 
 class ChannelsLast(nn.Module):
@@ -302,7 +303,7 @@ class ChannelsLast(nn.Module):
         return logits
 
 
-def test_maps_with_the_channels_last_are_the_same_maps() -> None:
+def test_feature_maps_with_channels_last_are_the_same() -> None:
     first, last = ChannelsLast(last=False), ChannelsLast(last=True)
     state = first.state_dict()
     last.load_state_dict(state | {"mix.weight": state["mix.weight"][:, :, 0, 0]})
@@ -312,29 +313,29 @@ def test_maps_with_the_channels_last_are_the_same_maps() -> None:
     assert heats[0].shape == (SIDE - 2, SIDE - 2)
     assert np.allclose(heats, others, atol=1e-6)
     shown = [inspect_feature_maps(subject)[0] for subject in subjects]
-    assert isinstance(shown[0], Maps)
-    assert isinstance(shown[1], Maps)
+    assert isinstance(shown[0], FeatureMaps)
+    assert isinstance(shown[1], FeatureMaps)
     assert all(np.allclose(a, b, atol=1e-5) for a, b in zip(shown[0].maps, shown[1].maps, strict=True))
-    assert shown[1].captions[2].startswith(f"layer act\nReLU: 7 maps, {SIDE - 2} × {SIDE - 2} each")
+    assert shown[1].captions[2].startswith(f"layer act\nReLU: 7 feature maps, {SIDE - 2} × {SIDE - 2} each")
     evidence = make_evidence(3)
-    excited = [
-        channel_excitement(subject, find_call(layer_calls(subject), "act"), evidence.indices) for subject in subjects
+    activations = [
+        channel_activations(subject, find_call(layer_calls(subject), "act"), evidence.indices) for subject in subjects
     ]
-    assert excited[0][0].shape == (60, 7)
-    assert np.allclose(*excited, atol=1e-5)
+    assert activations[0][0].shape == (60, 7)
+    assert np.allclose(*activations, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("name", "maps"),
     [("swin_t", True), ("timm/swin_tiny_patch4_window7_224", True), ("timm/vit_tiny_patch16_224", False)],
 )
-def test_transformers_show_their_maps_or_say_that_they_have_none(name: str, maps: bool) -> None:
+def test_transformers_show_their_feature_maps_or_report_that_they_have_none(name: str, maps: bool) -> None:
     side = 224 if name.startswith("timm/") else 64
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = build_model(ModelConfig(name=name), (3, side, side), 4).requires_grad_(False)
-    picture = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
-    subject = Subject(network, Preprocessing((0.5,) * 3, (0.5,) * 3), CLASSES, picture, torch.device("cpu"))
+    image = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    subject = Subject(network, Preprocessing((0.5,) * 3, (0.5,) * 3), CLASSES, image, torch.device("cpu"))
     if maps:
         _, (heat,) = grad_cam(subject, (subject.predicted,))
         assert heat.shape == (side // 32, side // 32)
@@ -342,11 +343,11 @@ def test_transformers_show_their_maps_or_say_that_they_have_none(name: str, maps
         with pytest.raises(UsageError, match="works on tokens"):
             grad_cam(subject, (0,))
     (panel,) = inspect_feature_maps(subject)
-    assert isinstance(panel, Maps)
+    assert isinstance(panel, FeatureMaps)
     assert ("layers of tokens" in panel.title) == name.startswith("timm/")
     for values, caption in zip(panel.maps, panel.captions, strict=True):
-        assert " maps, " not in caption or f"{values.shape[1]} × {values.shape[2]} each" in caption
-        assert " maps, " not in caption or values.shape[1] == values.shape[2]
+        assert " feature maps, " not in caption or f"{values.shape[1]} × {values.shape[2]} each" in caption
+        assert " feature maps, " not in caption or values.shape[1] == values.shape[2]
     check_panel(inspect_statistics(subject)[0])
 
 
@@ -360,7 +361,7 @@ def test_grad_cam_and_occlusion_equal_captums(name: str, layer: str | None) -> N
     for label, heat in zip((0, 2), heats, strict=True):
         expected = reference.attribute(subject.input(), target=label, relu_attributions=True)[0, 0].detach().numpy()
         assert np.allclose(heat, expected, atol=1e-5 * max(1e-3, float(expected.max())))
-    channels = subject.picture.shape[2]
+    channels = subject.image.shape[2]
 
     def probabilities(x: Tensor) -> Tensor:
         with torch.no_grad():
@@ -405,7 +406,7 @@ def test_zeros_are_counted_after_relu() -> None:
 
 
 @pytest.mark.parametrize("layer", ["mix", "relu (call 2)", "head", None])
-def test_exciting_pictures_are_those_with_the_largest_value(layer: str | None) -> None:
+def test_activating_images_are_those_with_the_largest_value(layer: str | None) -> None:
     subject = make_subject(layer=layer, channel=2)
     evidence = subject.evidence
     assert evidence is not None
@@ -419,10 +420,10 @@ def test_exciting_pictures_are_those_with_the_largest_value(layer: str | None) -
     largest, mean = [], []
     for index in evidence.indices:
         with torch.no_grad():
-            network(replace(subject, picture=evidence.images.images[index]).input())
+            network(replace(subject, image=evidence.images.images[index]).input())
         largest.append(float(seen["last"][0, 2].max()))
         mean.append(float(seen["last"][0, 2].mean()))
-    found = [values[:, 2] for values in channel_excitement(subject, call, evidence.indices)]
+    found = [values[:, 2] for values in channel_activations(subject, call, evidence.indices)]
     assert found[0] == pytest.approx(largest, abs=1e-5)
     assert found[1] == pytest.approx(mean, abs=1e-5)
     best = sorted(range(len(found[0])), key=lambda k: (-found[0][k], -found[1][k]))[:10]
@@ -432,25 +433,25 @@ def test_exciting_pictures_are_those_with_the_largest_value(layer: str | None) -
         inspect_activating(replace(subject, channel=99))
 
 
-# ---------------------------------------------------------------- the data behind
+# ---------------------------------------------------------------- the data
 
 
-def test_confusion_has_its_pictures() -> None:
+def test_confused_images_belong_to_their_cells() -> None:
     subject = make_subject()
     evidence = subject.evidence
     assert evidence is not None
     matrix, *cells = inspect_confusion(subject)
     assert isinstance(matrix, Matrix)
-    labels, said = evidence.predictions.labels, evidence.logits.argmax(axis=1)
-    expected = np.array([[((labels == i) & (said == j)).sum() for j in range(4)] for i in range(4)])
+    labels, predicted = evidence.predictions.labels, evidence.logits.argmax(axis=1)
+    expected = np.array([[((labels == i) & (predicted == j)).sum() for j in range(4)] for i in range(4)])
     assert np.array_equal(matrix.values, expected)
     largest = sorted((expected[i, j] for i in range(4) for j in range(4) if i != j), reverse=True)
     assert [expected[i, j] for i, j in most_confused_cells(expected, 20)] == [n for n in largest if n]
     for cell, (i, j) in zip(cells, most_confused_cells(expected, 6), strict=True):
         assert isinstance(cell, ImageGrid)
         assert len(cell.images) == min(10, expected[i, j])
-        pictures = [evidence.images.images[k].tobytes() for k in evidence.indices[(labels == i) & (said == j)]]
-        assert {image.tobytes() for image in cell.images} <= set(pictures)
+        images = [evidence.images.images[k].tobytes() for k in evidence.indices[(labels == i) & (predicted == j)]]
+        assert {image.tobytes() for image in cell.images} <= set(images)
     (pairs,) = inspect_confused_pairs(subject)
     assert isinstance(pairs, Table)
     both = {frozenset((i, j)): expected[i, j] + expected[j, i] for i in range(4) for j in range(i)}
@@ -482,15 +483,15 @@ def test_planted_label_errors_are_found_worst_first() -> None:
     assert {i for i, _ in suspected} == by_hand
 
 
-def test_duplicates_are_left_out_by_pixels() -> None:
+def test_accuracy_without_duplicates() -> None:
     subject = make_subject()
     evidence = subject.evidence
     assert evidence is not None
     (table,) = inspect_duplicates(subject)
     assert isinstance(table, Table)
     assert [row[1] for row in table.rows] == ["60", "59", "55", "54"]
-    right = evidence.logits.argmax(axis=1) == evidence.predictions.labels
-    unseen = accuracy_of(correct=int(right[5:].sum()), n=55)
+    correct = evidence.logits.argmax(axis=1) == evidence.predictions.labels
+    unseen = accuracy_of(correct=int(correct[5:].sum()), n=55)
     assert table.rows[2][2] == f"{100 * unseen.value:.2f}\N{NO-BREAK SPACE}%"
 
 
@@ -511,12 +512,12 @@ def photo(tmp_path: Path) -> Path:
     return path
 
 
-def test_any_picture_can_be_inspected(run: Path, photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_any_image_can_be_inspected(run: Path, photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = command_line(capsys, "inspect", run, "--image", photo, "--json")
     assert code == 0, err
     found = json.loads(out)
     assert found["page"] == str(run / "inspection.html")
-    assert found["sections"] == {name: None for name, entry in INSPECTIONS.items() if entry.needs == "picture"}
+    assert found["sections"] == {name: None for name, entry in INSPECTIONS.items() if entry.needs == "image"}
     assert found["topk"][0] == {"label": found["label"], "probability": found["probability"]}
     html = (run / "inspection.html").read_text("utf-8")
     assert "<i>" not in html
@@ -526,13 +527,13 @@ def test_any_picture_can_be_inspected(run: Path, photo: Path, capsys: pytest.Cap
     code, out, _ = command_line(capsys, "inspect", run, "--image", photo, "--layer", layer, "--out", page)
     assert code == 0
     assert out.split()[-1] == str(page)
-    assert f"All that layer {layer} makes" in page.read_text("utf-8")
+    assert f"All feature maps of layer {layer}" in page.read_text("utf-8")
 
 
 def test_a_run_is_inspected_with_its_data(run: Path, tmp_path: Path) -> None:
     found = convscope.inspect(run, out=tmp_path / "page.html")
     rows = read_csv(run / "predictions.csv")
-    assert (found.picture, found.label) == (rows[0]["picture"], rows[0]["predicted"])
+    assert (found.image, found.label) == (rows[0]["image"], rows[0]["predicted"])
     assert found.probability == pytest.approx(float(rows[0]["p_pred"]), rel=1e-4)
     assert list(found.sections) == list(INSPECTIONS)
     assert [reason for name, reason in found.sections.items() if reason and name != "labels"] == []
@@ -545,9 +546,9 @@ def test_a_run_is_inspected_with_its_data(run: Path, tmp_path: Path) -> None:
     assert (tmp_path / "page.html").stat().st_size < 4e6
 
 
-def test_what_cannot_be_inspected_is_told(run: Path, tmp_path: Path) -> None:
+def test_errors_say_what_cannot_be_inspected(run: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.jpg"
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"no image")
     with pytest.raises(DataError, match=r"broken\.jpg: not an image"):
         convscope.inspect(run, image=broken)
     with pytest.raises(DataError, match="not there any more"):
@@ -556,7 +557,7 @@ def test_what_cannot_be_inspected_is_told(run: Path, tmp_path: Path) -> None:
         convscope.inspect(run, layer="conv9")
     with pytest.raises(UsageError, match="with --image"):
         convscope.inspect("efficientnet_lite0")
-    with pytest.raises(UsageError, match="no network with published weights"):
+    with pytest.raises(UsageError, match="neither a run folder nor a network with published weights"):
         convscope.inspect("lenet5", image=broken)
 
 
@@ -566,9 +567,9 @@ def test_networks_of_the_zoo(name: str) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = build_model(ModelConfig(name=name), (3, side, side), 4).requires_grad_(False)
-    picture = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
     names = ("a", "b", "c", "d")
-    subject = Subject(network, Preprocessing((0.5,) * 3, (0.5,) * 3), names, picture, torch.device("cpu"))
+    subject = Subject(network, Preprocessing((0.5,) * 3, (0.5,) * 3), names, image, torch.device("cpu"))
     layer, _ = grad_cam(subject, (subject.predicted,))
     expected = {
         "vgg16": "features.29", "inception_v3": "Mixed_7c", "resnet18": "layer4.1.relu (call 2)",
@@ -576,7 +577,7 @@ def test_networks_of_the_zoo(name: str) -> None:
     }  # fmt: skip
     assert layer == expected[name]
     (maps,) = inspect_feature_maps(subject)
-    assert isinstance(maps, Maps)
+    assert isinstance(maps, FeatureMaps)
     assert len(maps.maps) <= 60
     first, deeper = inspect_filters(subject)
     check_panel(first)

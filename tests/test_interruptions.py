@@ -17,14 +17,17 @@ import pytest
 from safetensors.numpy import load_file
 
 import convscope
-from convscope.api import make_config
 from convscope.errors import ConvscopeError, Interrupted, ResumeMismatch
 from convscope.progress import Progress
-from convscope.runs import read_config, read_history, read_json
+from convscope.run.configure import make_config
+from convscope.storage.files import read_json
+from convscope.storage.run_folder import read_config, read_history
 
 KILLS, KILLS_IN_A_CHAIN, TERMINATIONS, RACES = 20, 5, 10, 20
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["convscope.api", "sklearn.model_selection"])  # each sitting starts with torch imported
+FORKS.set_forkserver_preload(
+    ["convscope.api.train", "sklearn.model_selection"]
+)  # each session starts with torch imported
 SETTINGS: dict[str, Any] = {
     "model": "cnn-small",
     "epochs": 3,
@@ -231,7 +234,7 @@ def test_resume_with_other_data_or_model_names_the_difference(uninterrupted: Pat
         tree = json.loads(original)
         tree["data"]["fingerprint"] = "0" * 64
         path.write_text(json.dumps(tree))
-        with pytest.raises(ResumeMismatch, match="other pictures or labels"):
+        with pytest.raises(ResumeMismatch, match="other images or labels"):
             convscope.resume(uninterrupted)
     finally:
         path.write_text(original)

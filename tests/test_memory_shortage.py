@@ -16,11 +16,11 @@ from convscope.device import out_of_memory
 from convscope.errors import Interrupted, TrainingError
 from convscope.progress import Progress, ignore_progress
 from convscope.training.loop import train
-from tests.test_training import new_network, training_data
+from tests.support import new_network, training_data
 
 
 class Greedy(nn.Module):
-    """A network that runs out of memory, from the nth call on, with more than so many pictures at once."""
+    """A network that runs out of memory, from the nth call on, with more than so many images at once."""
 
     def __init__(self, most: int, calls: int) -> None:
         super().__init__()
@@ -30,13 +30,13 @@ class Greedy(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.calls -= 1
         if self.training and self.calls < 0 and len(x) > self.most:
-            raise torch.OutOfMemoryError(f"no room for {len(x)} pictures")
+            raise torch.OutOfMemoryError(f"no room for {len(x)} images")
         return self.network(x)
 
 
 @pytest.mark.parametrize("accumulate", [1, 4, 40])
 @pytest.mark.parametrize("calls", [0, 5, 19])
-def test_smaller_parts_give_the_weights_of_whole_batches(tmp_path: Path, calls: int, accumulate: int) -> None:
+def test_micro_batches_give_the_weights_of_whole_batches(tmp_path: Path, calls: int, accumulate: int) -> None:
     config = TrainConfig(epochs=3, batch_size=15, accumulate=accumulate, lr=0.1, optimizer="sgd", schedule="constant")
     data, whole, greedy = training_data(), new_network(), Greedy(4, calls)
     for name in ("whole", "greedy"):
@@ -50,14 +50,14 @@ def test_smaller_parts_give_the_weights_of_whole_batches(tmp_path: Path, calls: 
         assert ours.train_loss == pytest.approx(theirs.train_loss, abs=1e-5)
         assert ours.train_accuracy == pytest.approx(theirs.train_accuracy, abs=0.02)
     assert result.notes == (
-        "memory ran out: each batch of 15 goes through the network in 4 parts of 4; "
+        "memory ran out: each batch of 15 goes through the network in 4 micro-batches of 4; "
         "the gradient is that of the whole batch",
     )
     assert [p.stage for p in shown if p.stage.startswith("memory ran out")] != []
 
 
-def test_a_single_picture_too_many_stops_with_the_way_out(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"step 4 \(epoch 1\) with a single picture.*--image-size"):
+def test_a_single_image_too_many_stops_with_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"step 4 \(epoch 1\) with a single image.*--image-size"):
         train(Greedy(0, 3), training_data(), TrainConfig(batch_size=16), tmp_path, on_progress=ignore_progress)
 
 
@@ -73,7 +73,7 @@ def test_a_single_picture_too_many_stops_with_the_way_out(tmp_path: Path) -> Non
         (RuntimeError("std::bad_alloc"), True),
         (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED"), False),
         (RuntimeError("cuDNN error: CUDNN_STATUS_BAD_PARAM"), False),
-        (ValueError("a picture called std::bad_alloc"), False),
+        (ValueError("an image called std::bad_alloc"), False),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
     ],
 )
@@ -90,7 +90,7 @@ def test_other_errors_of_torch_are_not_taken_for_a_shortage(tmp_path: Path) -> N
         train(Broken(99, 0), training_data(), TrainConfig(), tmp_path, on_progress=ignore_progress)
 
 
-def test_a_resumed_run_keeps_its_parts(tmp_path: Path) -> None:
+def test_a_resumed_run_keeps_its_micro_batches(tmp_path: Path) -> None:
     config = TrainConfig(epochs=2, batch_size=15, lr=0.1)
     data, straight, stopped = training_data(), Greedy(4, 2), Greedy(4, 2)
     for name in ("straight", "stopped"):
@@ -118,12 +118,13 @@ from pathlib import Path
 import numpy as np, torch
 from torch import nn
 from convscope.config import TrainConfig
-from convscope.data.batches import Preprocessing, ResidentPictures
+from convscope.data.batches import Preprocessing, ResidentImages
 from convscope.progress import ignore_progress
-from convscope.training.loop import TrainingData, train
+from convscope.training.loop import train
+from convscope.training.state import TrainingData
 torch.set_num_threads(1)
-pictures = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (256, 32, 32, 3), np.uint8))
-resident = ResidentPictures(pictures, torch.arange(256) % 2, torch.arange(256))
+images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (256, 32, 32, 3), np.uint8))
+resident = ResidentImages(images, torch.arange(256) % 2, torch.arange(256))
 data = TrainingData(resident, None, Preprocessing((0.5,) * 3, (0.5,) * 3), tuple(map(str, range(256))))
 layers = [nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1), nn.ReLU()]
 network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 2))
@@ -138,11 +139,11 @@ print(json.dumps({"notes": result.notes, "loss": result.history[0].train_loss}))
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's limits and /proc")
 def test_a_real_limit_on_memory_is_survived(tmp_path: Path) -> None:
-    """256 pictures keep about 270 MB of maps for the backward pass; the process may take 200 MiB more than it has."""
+    """256 images keep about 270 MB of maps for the backward pass; the process may take 200 MiB more than it has."""
     done = subprocess.run(
         [sys.executable, "-c", CHILD, str(tmp_path)], capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
-    assert "parts of" in answer["notes"][0]
+    assert "micro-batches of" in answer["notes"][0]
     assert 0 < answer["loss"] < 1

@@ -13,22 +13,31 @@ import pytest
 
 from convscope.comparison.compare import compare_runs, comparison_to_json
 from convscope.config import config_to_json
-from convscope.recipes import RECIPES
-from convscope.results import accuracy_of
-from convscope.runs import read_json, write_json
-from tests.test_comparison import draw, write_run
+from convscope.results.run import accuracy_of
+from convscope.storage.files import read_json, write_json
+from convscope.storage.run_start import RUN_SCHEMA
+from convscope.writeups.recipes import RECIPES
+from tests.support import draw, write_run
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "mission_table.py"
 
 
 def write_recipe_run(
-    folder: Path, recipe: str, correct: int, *, data: dict[str, Any] | None = None, **train: object
+    folder: Path,
+    recipe: str,
+    correct: int,
+    *,
+    data: dict[str, Any] | None = None,
+    compute: dict[str, Any] | None = None,
+    **train: object,
 ) -> None:
     """Write what the table reads of a run of a recipe, with some options changed."""
-    config = RECIPES[recipe].config()
+    config = RECIPES[recipe].config
     config = replace(config, data=replace(config.data, **(data or {})), train=replace(config.train, **train))
+    config = replace(config, compute=replace(config.compute, **(compute or {})))
     counts = {"train": [20, 20], "validation": [5, 5], "test": [100, 100]}
     facts = {
+        "schema": RUN_SCHEMA,
         "config": config_to_json(config),
         "data": {"name": "mnist", "fingerprint": "00", "class_counts": counts},
         "hardware": {"name": "a processor", "device": "cpu", "cpu_cores": 2, "threads": 1, "platform": "Linux"},
@@ -45,14 +54,14 @@ def write_recipe_run(
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("runs")
     for seed, correct in enumerate((190, 180, 194)):
-        write_recipe_run(folder / f"a{seed}", "n1", correct, seed=seed, threads=1)
+        write_recipe_run(folder / f"a{seed}", "n1", correct, seed=seed, compute={"threads": 1})
     write_recipe_run(folder / "again", "n1", 100, seed=0)  # a seed that is there already counts once: the first
     write_recipe_run(folder / "b", "n1-ours", 196)
     for split_seed, correct in enumerate((150, 160)):
         data = {"source": "flowers.zip", "split_seed": split_seed}
         write_recipe_run(folder / f"s{split_seed}", "n13-ours", correct, data=data)
-    pictures = {"source": str(folder / "p.tar"), "data_dir": str(folder), "per_class": 30}
-    write_recipe_run(folder / "c", "n8", 100, data=pictures, epochs=2)
+    images = {"source": str(folder / "p.tar"), "data_dir": str(folder), "per_class": 30}
+    write_recipe_run(folder / "c", "n8", 100, data=images, epochs=2)
     write_recipe_run(folder / "d", "n3", 199, lr=0.5)  # another learning rate: no run of the recipe
     compared = folder / "compared"
     runs = [write_run(compared / model, draw(share, 1), model=model) for model, share in (("mlp", 0.6), ("cnn", 0.9))]
@@ -91,32 +100,32 @@ def test_splits_of_a_recipe_share_a_row_that_names_them(page: str) -> None:
 
 
 def test_shortened_runs_say_so_and_runs_of_no_recipe_are_left_out(page: str) -> None:
-    assert rows(page, "N8")[0][3:] == ["50.00\u00a0% (n = 1; shortened: 2 of 10 epochs, 40 training pictures)", "–"]
+    assert rows(page, "N8")[0][3:] == ["50.00\u00a0% (n = 1; shortened: 2 of 10 epochs, 40 training images)", "–"]
     assert rows(page, "`n8`")[0][3] == "2 (shortened)"
     assert rows(page, "`n3`") == []
     assert rows(page, "N3")[0][3:] == ["–", "–"]
     assert rows(page, "N11")[0][3:] == ["not run: its weights have to be downloaded", "–"]
 
 
-def test_every_system_has_a_row_and_comparisons_their_verdicts(page: str) -> None:
+def test_every_system_has_a_row_and_every_comparison_its_verdicts(page: str) -> None:
     assert [rows(page, f"N{number}")[0][0] for number in range(1, 14)] == [f"N{number}" for number in range(1, 14)]
     assert "## mlp, cnn on made" in page
-    assert "7 training pictures, 400 test pictures, 10 epochs." in page
+    assert "7 training images, 400 test images, 10 epochs." in page
     assert "- cnn is better than mlp (+" in page
     assert "/tmp" not in page
 
 
-def test_what_was_measured_before_stays_until_it_is_measured_again(tmp_path: Path) -> None:
+def test_earlier_results_stay_until_they_are_measured_again(tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
-    pictures = {"source": str(tmp_path / "p.tar"), "data_dir": str(tmp_path)}
+    images = {"source": str(tmp_path / "p.tar"), "data_dir": str(tmp_path)}
     for seed, correct in enumerate((190, 180)):
-        write_recipe_run(first / str(seed), "n1", correct, data=pictures, seed=seed)
+        write_recipe_run(first / str(seed), "n1", correct, data=images, seed=seed)
     write_recipe_run(first / "other", "n2", 150)
     before = draw_page(tmp_path, first)
     empty = tmp_path / "empty"
     empty.mkdir()
     assert draw_page(tmp_path, empty) == before
-    write_recipe_run(second / "1", "n1", 200, data=pictures, seed=1)
+    write_recipe_run(second / "1", "n1", 200, data=images, seed=1)
     after = draw_page(tmp_path, second)
     assert rows(after, "`n1`")[0][4:6] == ["2", f"97.50\u00a0% ± {100 * stdev((0.95, 1.0)):.2f}"]
     assert rows(after, "`n2`") == rows(before, "`n2`")

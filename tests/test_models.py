@@ -14,12 +14,12 @@ from sklearn.decomposition import PCA
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from convscope.budget.costs import count_macs, count_training_flops
 from convscope.config import ModelConfig
 from convscope.errors import UsageError
+from convscope.memory.macs import count_macs, count_training_flops
 from convscope.models import MODELS, build_model, count_parameters
 from convscope.models.saved import SavedModel, channels_last, load_model, save_model
-from convscope.models.whitening import whiten_first_layer
+from convscope.models.surgery.first_layer import whiten_first_layer
 
 # Published counts, but for N9, N10, their variants and our own, which are counted by hand below.
 PUBLISHED_PARAMETERS = {
@@ -33,7 +33,7 @@ PUBLISHED_PARAMETERS = {
     "cifar-base": 1_442_954,
 }
 SMALL = {"alexnet-2012": (3, 63, 63), "cats-cnn": (1, 50, 50)}
-"""Smaller pictures than their own, where those make the tests slow."""
+"""Smaller images than their own, where those make the tests slow."""
 
 
 def build(name: str) -> tuple[nn.Module, torch.Tensor, int]:
@@ -94,7 +94,7 @@ def test_channels_last_gives_the_same_logits(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 33, 33), (1, 8, 8), (3, 5, 5), (1, 67, 70)])
-def test_other_pictures_work_or_are_refused_in_words(name: str, shape: tuple[int, int, int]) -> None:
+def test_other_images_work_or_are_refused_in_words(name: str, shape: tuple[int, int, int]) -> None:
     try:
         network = build_model(ModelConfig(name=name), shape, 4)
     except UsageError as error:
@@ -193,7 +193,7 @@ def network_cost(kind: str, widths: tuple[int, ...]) -> Cost:
     parts = [(3 * 32 * 25 + 32, 3 * 32 * 25 * 1024), (widths[-1] * 1024 * 10 + 10, widths[-1] * 1024 * 10)]
     for ins, outs in pairwise((32, *widths)):
         parts += block_costs(kind, ins, outs)
-    return sum(part[0] for part in parts), sum(part[1] for part in parts)
+    return sum(split[0] for split in parts), sum(split[1] for split in parts)
 
 
 BASE_COST = (1_442_954, (2_400 + 32 * 64 * 9 + 64 * 64 * 9 + 64 * 128 * 9) * 1024 + 131_072 * 10)
@@ -235,11 +235,11 @@ def test_quick_networks_cost_what_a_hand_count_says(name: str, widths: tuple[int
         pooled = side // 2
         parts.append((9 * ins * outs + 2 * outs, 9 * ins * outs * side**2))
         parts.append((9 * outs * outs + 2 * outs, 9 * outs * outs * pooled**2))
-    expected = sum(part[0] for part in parts), sum(part[1] for part in parts)
+    expected = sum(split[0] for split in parts), sum(split[1] for split in parts)
     assert (count_parameters(network), count_macs(network, (3, 32, 32))) == expected
 
 
-def test_quick_begins_with_convolutions_that_pass_their_maps_on() -> None:
+def test_quick_starts_with_convolutions_that_are_the_identity() -> None:
     network, _, _ = build("quick")
     for layer in list(network)[1:]:
         if isinstance(layer, nn.Conv2d):
@@ -251,8 +251,8 @@ def test_quick_begins_with_convolutions_that_pass_their_maps_on() -> None:
 
 
 @pytest.mark.parametrize(("name", "channels"), [("quick", 3), ("auto", 1), ("lenet5", 1)])
-def test_whitened_maps_have_variance_one_and_are_uncorrelated(name: str, channels: int) -> None:
-    """Over pictures whose pixels are smooth in space and across colours, as those of photos are."""
+def test_whitened_channels_have_variance_one_and_are_uncorrelated(name: str, channels: int) -> None:
+    """Over images whose pixels are smooth in space and across colours, as those of photos are."""
     torch.manual_seed(0)
     noise = torch.randn(200, channels, 34, 34)
     x = 5 * F.avg_pool2d(noise + noise.roll(1, 1), 3, stride=1, padding=1)[..., 1:33, 1:33] + 0.3
@@ -298,7 +298,7 @@ def test_operations_of_a_frozen_first_layer_are_counted_once(name: str) -> None:
     assert count_training_flops(network, (3, 32, 32)) == before - first
 
 
-def test_alexnet_has_the_maps_and_columns_of_the_paper() -> None:
+def test_alexnet_has_the_feature_maps_and_columns_of_the_paper() -> None:
     spec = MODELS["alexnet-2012"]
     with torch.device("meta"):
         network = build_model(ModelConfig(name="alexnet-2012"), spec.native_shape, 1000)

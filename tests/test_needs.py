@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from convscope import api, needs, workflow
+import convscope
 from convscope.errors import WeightsError
-from convscope.models.pretrained import weights_status
-from convscope.needs import FACTOR, TRAINING_PASSES, USUAL_SHARE, RecipeNeeds, recipe_needs
-from convscope.recipes import RECIPES
-from convscope.runs import read_json
-from tests.test_main_job import convscope
+from convscope.models.zoo.pretrained import weights_status
+from convscope.run import prepare
+from convscope.storage.files import read_json
+from convscope.writeups import needs
+from convscope.writeups.needs import FACTOR, TRAINING_PASSES, USUAL_SHARE, RecipeNeeds, recipe_needs
+from convscope.writeups.recipes import RECIPES
+from tests.support import run_convscope
 
 PEAK = 1e9
 
@@ -30,7 +32,7 @@ def test_time_is_operations_over_the_usual_rate(of_recipes: dict[str, RecipeNeed
     assert of_recipes["n1"].seconds == pytest.approx((likely / FACTOR, likely * FACTOR))
 
 
-def test_a_frozen_network_sees_each_picture_once(of_recipes: dict[str, RecipeNeeds]) -> None:
+def test_a_frozen_network_sees_each_image_once(of_recipes: dict[str, RecipeNeeds]) -> None:
     def likely(name: str) -> float:
         assert of_recipes[name].seconds is not None
         return of_recipes[name].seconds[1] / FACTOR
@@ -40,34 +42,34 @@ def test_a_frozen_network_sees_each_picture_once(of_recipes: dict[str, RecipeNee
 
 
 def test_epochs_of_the_last_blocks_count_what_lies_behind_the_cut(of_recipes: dict[str, RecipeNeeds]) -> None:
-    config, flowers = RECIPES["n13-unfrozen"].config(), RECIPES["n13-unfrozen"].pictures
+    config, flowers = RECIPES["n13-unfrozen"].config, RECIPES["n13-unfrozen"].images
     size = config.data.image_size
-    predicted, _ = api.budget("efficientnet_lite0", input_shape=(3, size, size), num_classes=flowers.classes)
+    predicted = convscope.budget("efficientnet_lite0", input_shape=(3, size, size), num_classes=flowers.classes)
     early = ("conv_stem", *(f"blocks.{number}." for number in range(5)))
     before = sum(layer.macs for layer in predicted.layers if layer.name.startswith(early))
     assert 0.4 < before / predicted.macs < 0.8
-    views = config.train.views * flowers.train + flowers.validation
+    copies = config.train.augmented_copies * flowers.train + flowers.validation
     learning = 4 * (TRAINING_PASSES * flowers.train + flowers.validation)
-    likely = 2 * (views * predicted.macs + learning * (predicted.macs - before)) / (USUAL_SHARE * PEAK)
+    likely = 2 * (copies * predicted.macs + learning * (predicted.macs - before)) / (USUAL_SHARE * PEAK)
     assert of_recipes["n13-unfrozen"].seconds == pytest.approx((likely / FACTOR, likely * FACTOR))
 
 
 def test_memory_is_that_of_the_budget(of_recipes: dict[str, RecipeNeeds]) -> None:
-    predicted, _ = api.budget("cats-cnn", batch_size=64, num_classes=2)
+    predicted = convscope.budget("cats-cnn", batch_size=64, num_classes=2)
     assert of_recipes["n7"].memory_bytes == predicted.memory.training_peak_bytes
 
 
 def test_every_recipe_says_what_it_needs(of_recipes: dict[str, RecipeNeeds]) -> None:
     assert list(of_recipes) == list(RECIPES)
     assert all(entry.data and entry.memory_bytes for entry in of_recipes.values())
-    pretrained = {name for name, recipe in RECIPES.items() if recipe.config().model.pretrained}
+    pretrained = {name for name, recipe in RECIPES.items() if recipe.config.model.pretrained}
     assert {name for name, entry in of_recipes.items() if entry.weights is not None} == pretrained
     assert of_recipes["n13-ours"].weights == "here"
 
 
 def test_a_recipe_can_be_shortened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shorter = ("--epochs", "1", "--per-class", "3", "--no-report")
-    assert convscope(capsys, "recipe", "demo", *shorter, "--out", tmp_path / "run")[0] == 0
+    assert run_convscope(capsys, "recipe", "demo", *shorter, "--out", tmp_path / "run")[0] == 0
     facts = read_json(tmp_path / "run" / "run.json")
     assert facts["config"]["train"]["epochs"] == 1
     assert sum(facts["data"]["class_counts"]["test"]) == 30
@@ -79,15 +81,15 @@ def test_a_recipe_without_its_weights_names_the_one_that_needs_none(
     def refuse(*_: object) -> None:
         raise WeightsError("no connection")
 
-    monkeypatch.setattr(workflow, "fetch_weights", refuse)
-    code, _, err = convscope(capsys, "recipe", "n11", "--data", "digits", "--out", tmp_path / "run")
+    monkeypatch.setattr(prepare, "fetch_weights", refuse)
+    code, _, err = run_convscope(capsys, "recipe", "n11", "--data", "digits", "--out", tmp_path / "run")
     assert code == 1
     assert "convscope recipe n11-ours" in " ".join(err.split())
     assert of_weights("n11-ours") == of_weights("n12-ours") == "here"
-    code, _, err = convscope(capsys, "recipe", "n1", "--weights", "some.safetensors")
+    code, _, err = run_convscope(capsys, "recipe", "n1", "--weights", "some.safetensors")
     assert code == 2
     assert "random weights" in err
 
 
 def of_weights(name: str) -> str:
-    return weights_status(RECIPES[name].config().model.name)
+    return weights_status(RECIPES[name].config.model.name)

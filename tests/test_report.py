@@ -1,4 +1,4 @@
-"""The report says what was recorded, opens from the disk without a network, and lets no name act as markup."""
+"""The report shows what was recorded, opens without an internet connection, and escapes every name."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import asdict, dataclass, field
-from html.parser import HTMLParser
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,42 +22,26 @@ from convscope.config import DataConfig, ModelConfig, RunConfig, TrainConfig, co
 from convscope.errors import RunError
 from convscope.evaluation.calibration import measure_reliability
 from convscope.evaluation.metrics import make_predictions
-from convscope.panels import write_panels
-from convscope.report import SECTIONS, build_report, charts
-from convscope.report.section import load_recorded_run
-from convscope.report.sections.configuration import reproducing_command
-from convscope.report.text import accuracy_text, bytes_text, name_text, printable, seconds_text, shorten
-from convscope.results import Curves, EpochRecord, Heat, ImageGrid, Line, Maps, Matrix, Panel, Table, accuracy_of
-from convscope.runs import (
-    read_csv,
-    read_history,
-    read_thumbnails,
-    write_bytes,
-    write_csv,
-    write_history,
-    write_json,
-    write_thumbnails,
-)
-from tests.pages import open_page
+from convscope.pages import charts
+from convscope.pages.page import build_report
+from convscope.pages.section import RecordedRun
+from convscope.pages.sections import SECTIONS
+from convscope.pages.sections.configuration import reproducing_command
+from convscope.pages.text import accuracy_text, bytes_text, name_text, printable, seconds_text, shorten
+from convscope.results.panels import Curves, FeatureMaps, Heat, ImageGrid, Line, Matrix, Panel, Table
+from convscope.results.run import EpochRecord, accuracy_of
+from convscope.storage.files import read_csv, write_bytes, write_csv, write_json
+from convscope.storage.panels import write_panels
+from convscope.storage.run_folder import read_history, read_thumbnails, write_history, write_thumbnails
+from convscope.storage.run_start import RUN_SCHEMA
+from tests.support import HOSTILE, Page, hover_values, open_page
 
-HOSTILE = (
-    "<script>alert(1)</script>",
-    "a\"b'c",
-    "\u202egnp.exe",
-    "</script><img src=x onerror=document.title='owned'>",
-    "$$\\frac{1}{2}$$",
-    "{{ 7 * 7 }} @count{safe} $index",
-    "x" * 200,
-    "--><!--",
-    "line\nbreak\x1b[31m",
-    "שלום",
-)
 DIGITS = tuple("0123456789")
 
 
 @dataclass(frozen=True)
 class Made:
-    """A synthetic run folder and what is known of it without reading it."""
+    """A synthetic run folder and its expected content."""
 
     folder: Path
     class_names: tuple[str, ...]
@@ -84,14 +67,14 @@ def make_run(
     labels = np.arange(n_train) % k
     true = np.arange(n_test) % k
     predicted = np.where(random.random(n_test) < error_rate, random.integers(0, k, n_test), true)
-    pictures = _digit_like(random, n_train + n_test, size, channels)
+    images = _digit_like(random, n_train + n_test, size, channels)
     ids = [f"digits/{i}" for i in range(n_train + n_test)]
-    parts = [(class_names[c], "train") for c in labels] + [(class_names[c], "test") for c in true]
-    write_csv(folder / "split.csv", ("picture", "label", "split"), [(i, *p) for i, p in zip(ids, parts, strict=True)])
+    placed = [(class_names[c], "train") for c in labels] + [(class_names[c], "test") for c in true]
+    write_csv(folder / "split.csv", ("image", "label", "split"), [(i, *p) for i, p in zip(ids, placed, strict=True)])
     write_csv(
-        folder / "skipped.csv", ("file", "reason", "remedy"), [(HOSTILE[0] + ".png", "not a picture", "save it again")]
+        folder / "skipped.csv", ("file", "reason", "remedy"), [(HOSTILE[0] + ".png", "not an image", "save it again")]
     )
-    write_thumbnails(folder, dict(zip(ids[1:], pictures[1:], strict=True)))  # the first one is missing
+    write_thumbnails(folder, dict(zip(ids[1:], images[1:], strict=True)))  # the first one is missing
     write_history(folder, [_epoch(e, epochs, n_train, validation=validation) for e in range(1, epochs + 1)])
     counts = {
         "train": np.bincount(labels, minlength=k).tolist(),
@@ -104,7 +87,7 @@ def make_run(
         write_json(folder / "certificate.json", _certificate(ids[-1]))
         _write_results(folder, class_names, true, predicted, ids[n_train:], random)
         write_json(folder / "calibration.json", _calibration(random))
-        write_panels(folder / "inside.npz", _inside(pictures[n_train], class_names))
+        write_panels(folder / "inside.npz", _inside(images[n_train], class_names))
     return Made(folder, class_names, true, predicted)
 
 
@@ -114,9 +97,9 @@ def _plan(*, finished: bool) -> dict[str, Any]:
         "limit_bytes": 900 * mib,
         "why": "700.0 MiB of 900.0 MiB predicted; each batch of 64 goes through the network in 2 parts of 32",
         "batch_size": 64,
-        "parts": 2,
+        "micro_batches": 2,
         "checkpoint_activations": False,
-        "evaluation_batch": None,
+        "evaluation_batch_size": None,
         "model_file": True,
         "keeps_freed_memory": True,
         "stages": [
@@ -132,7 +115,7 @@ def _plan(*, finished: bool) -> dict[str, Any]:
 def _certificate(changed: str) -> dict[str, Any]:
     return {
         "file": "model.onnx",
-        "pictures": 100,
+        "images": 100,
         "from_files": True,
         "largest_difference": 0.0123,
         "changed": [changed],
@@ -179,6 +162,7 @@ def _facts(
         train=TrainConfig(epochs=6, normalize=False, augment=("flip", "crop"), seed=3),
     )
     return {
+        "schema": RUN_SCHEMA,
         "convscope": "0.1.0",
         "created": "2026-01-02T03:04:05+00:00",
         "config": config_to_json(config),
@@ -220,7 +204,7 @@ def _write_results(
     np.add.at(confusion, (true, predicted), 1)
     p_pred = random.uniform(0.5, 1, n)
     p_true = np.where(true == predicted, p_pred, 1 - p_pred)
-    columns = ("picture", "true", "predicted", "p_true", "p_pred", "loss")
+    columns = ("image", "true", "predicted", "p_true", "p_pred", "loss")
     rows = [
         (ids[i], names[true[i]], names[predicted[i]], p_true[i], p_pred[i], -np.log(max(p_true[i], 1e-9)))
         for i in range(n)
@@ -231,14 +215,14 @@ def _write_results(
     accuracy = accuracy_of(correct=int((true == predicted).sum()), n=n)
     per_class = []
     for c, name in enumerate(names):
-        hits, told, there = int(confusion[c, c]), int(confusion[:, c].sum()), int(confusion[c].sum())
-        precision, recall = (hits / told if told else None), (hits / there if there else None)
-        f1 = 2 * hits / (told + there) if told + there else None
-        per_class.append({"name": name, "n": there, "precision": precision, "recall": recall, "f1": f1})
+        hits, called, true_n = int(confusion[c, c]), int(confusion[:, c].sum()), int(confusion[c].sum())
+        precision, recall = (hits / called if called else None), (hits / true_n if true_n else None)
+        f1 = 2 * hits / (called + true_n) if called + true_n else None
+        per_class.append({"name": name, "n": true_n, "precision": precision, "recall": recall, "f1": f1})
     write_json(
         folder / "results.json",
         {
-            "run": str(folder), "model": "lenet5", "data": "digits", "seed": 3, "part": "test",
+            "run": str(folder), "model": "lenet5", "data": "digits", "seed": 3, "split": "test",
             "accuracy": accuracy.__dict__, "loss": 0.4321, "topk_accuracy": {"1": accuracy.value, "5": 0.99},
             "per_class": per_class, "confusion": confusion.tolist(), "num_params": 61706, "macs": 416520, "epochs": 6,
             "best_epoch": 5, "train_seconds": 83.2, "peak_memory_bytes": 3 * 2**29, "fraction_of_peak_flops": None,
@@ -254,68 +238,18 @@ def _calibration(random: np.random.Generator) -> dict[str, Any]:
     ids = tuple(map(str, range(n)))
     predictions = make_predictions(logits=logits, labels=labels, ids=ids, class_names=DIGITS[:k])
     measured = asdict(measure_reliability(predictions))
-    return {"part": "test", "as_trained": measured, "temperature": 2.5, "fitted_on": n, "scaled": measured}
+    return {"split": "test", "as_trained": measured, "temperature": 2.5, "fitted_on": n, "scaled": measured}
 
 
-def _inside(picture: np.ndarray, names: tuple[str, ...]) -> tuple[Panel, ...]:
+def _inside(image: np.ndarray, names: tuple[str, ...]) -> tuple[Panel, ...]:
     heat = np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)
     wide = np.full((40, 30, 30), np.nan, np.float32)
     wide[:39] = 1
     return (
-        Heat(f"Evidence for {names[0]}", picture, (heat,), (f"for {names[0]}",)),
-        Table("What the network says", ("What", "Value"), (("Picture", HOSTILE[3]), ("Actual class", names[0]))),
-        Maps("The picture in 2 layers", (heat[None], wide), ("layer 1", f"layer {HOSTILE[0]}")),
+        Heat(f"Evidence for {names[0]}", image, (heat,), (f"for {names[0]}",)),
+        Table("What the network says", ("What", "Value"), (("Image", HOSTILE[3]), ("Actual class", names[0]))),
+        FeatureMaps("The image in 2 layers", (heat[None], wide), ("layer 1", f"layer {HOSTILE[0]}")),
     )
-
-
-# ---------------------------------------------------------------- reading the page
-
-
-@dataclass
-class Page(HTMLParser):
-    """What a reader of the page sees: elements, tables by title, captions, headings; and the raw scripts."""
-
-    elements: list[tuple[str, dict[str, str | None]]] = field(default_factory=list)
-    headings: list[tuple[int, str]] = field(default_factory=list)
-    tables: list[list[list[str]]] = field(default_factory=list)
-    captions: list[str] = field(default_factory=list)
-    scripts: list[str] = field(default_factory=list)
-    _open: str = ""
-    _text: str = ""
-
-    def __post_init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag == "table":
-            self.tables.append([])
-        elif tag == "tr":
-            self.tables[-1].append([])
-        elif tag in {"th", "td", "figcaption", "script", "h1", "h2", "h3", "p", "code"}:
-            self._open, self._text = tag, ""
-
-    def handle_data(self, data: str) -> None:
-        self._text += data
-
-    def handle_endtag(self, tag: str) -> None:
-        text = self._text
-        if tag in {"th", "td"}:
-            self.tables[-1][-1].append(text)
-        elif tag == "figcaption":
-            self.captions.append(text)
-        elif tag == "script":
-            self.scripts.append(text)
-        elif tag in {"h1", "h2", "h3"}:
-            self.headings.append((int(tag[1]), text))
-
-    def table(self, *columns: str) -> list[list[str]]:
-        found = [table[1:] for table in self.tables if table[0][: len(columns)] == list(columns)]
-        assert found, f"no table with columns {columns}: {[t[0] for t in self.tables]}"
-        return found[0]
-
-    def of(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.elements if name == tag]
 
 
 def read_page(made: Made) -> tuple[Page, str]:
@@ -364,21 +298,21 @@ def test_results_are_shown_with_interval_and_n(hostile: Made, hostile_page: tupl
     correct = int((hostile.true == hostile.predicted).sum())
     interval = accuracy_of(correct=correct, n=200)
     assert figures["Accuracy"].startswith(
-        f"{correct / 2:.2f}\u00a0% ({correct} of 200 pictures; 95\u00a0% interval {100 * interval.low:.2f}"
+        f"{correct / 2:.2f}\u00a0% ({correct} of 200 images; 95\u00a0% interval {100 * interval.low:.2f}"
     )
     assert figures["Loss (mean cross-entropy, nats)"] == "0.4321"
-    assert figures["Right class among the 5 most probable"] == "99.00\u00a0%"
+    assert figures["Top-5 accuracy"] == "99.00\u00a0%"
     assert figures["Parameters"] == "61,706"
     assert figures["Time to train"] == "1 min 23 s"
-    assert figures["Most memory used"] == "1.5 GiB"
-    assert figures["Part of the device's peak arithmetic that was used"] == "–"
-    for c, row in enumerate(page.table("Class", "Pictures")):
+    assert figures["Peak memory"] == "1.5 GiB"
+    assert figures["Fraction of peak FLOPS"] == "–"
+    for c, row in enumerate(page.table("Class", "Images")):
         hits = int(((hostile.true == c) & (hostile.predicted == c)).sum())
         assert row[3] == f"{100 * hits / (hostile.true == c).sum():.1f}\u00a0%"
         assert row[2] == f"{100 * hits / (hostile.predicted == c).sum():.1f}\u00a0%"
 
 
-def test_a_model_file_that_differs_is_told(hostile_page: tuple[Page, str], tmp_path: Path) -> None:
+def test_the_page_reports_a_model_file_that_differs(hostile_page: tuple[Page, str], tmp_path: Path) -> None:
     _, html = hostile_page
     assert "1.2e-02, more than the 0.001 that rounding explains" in html
     made = make_run(tmp_path / "run")
@@ -404,17 +338,17 @@ def test_curves_show_every_epoch_and_the_examples_seen(hostile: Made, hostile_pa
     assert [float(row[1]) for row in accuracy] == pytest.approx([100 * r.train_accuracy for r in history], abs=1e-4)
 
 
-def test_pictures_are_the_recorded_ones_in_order(hostile: Made, hostile_page: tuple[Page, str]) -> None:
+def test_images_are_the_recorded_ones_in_order(hostile: Made, hostile_page: tuple[Page, str]) -> None:
     page, _ = hostile_page
     thumbnails = read_thumbnails(hostile.folder)
     sources = [str(image["src"]) for image in page.of("img")]
     predictions, mistakes = (read_csv(hostile.folder / name)[:20] for name in ("predictions.csv", "mistakes.csv"))
-    samples = [f"digits/{i}" for i in range(1, 20)]  # of picture 0 no copy was kept
-    ids = samples + [row["picture"] for row in predictions + mistakes]
-    assert len(sources) == len(ids) + 4 == 63  # those of the inside stand behind
-    for source, picture in zip(sources, ids, strict=False):
+    samples = [f"digits/{i}" for i in range(1, 20)]  # image 0 has no thumbnail
+    ids = samples + [row["image"] for row in predictions + mistakes]
+    assert len(sources) == len(ids) + 4 == 63  # the last four are feature maps
+    for source, pixels in zip(sources, ids, strict=False):
         decoded = np.asarray(Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))))
-        assert (decoded == thumbnails[picture][..., 0]).all()
+        assert (decoded == thumbnails[pixels][..., 0]).all()
     captions = [c.split("\n") for c in page.captions]
     marked = [[line for line in c if "wrong" in line] for c in captions[20:40]]
     assert [bool(mark) for mark in marked] == [row["true"] != row["predicted"] for row in predictions]
@@ -448,7 +382,7 @@ def test_hostile_names_stay_text(hostile: Made, hostile_page: tuple[Page, str]) 
     assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
     assert "\u202e" not in html
     assert "\x1b" not in html
-    shown = [row[0] for row in page.table("Class", "Pictures")]
+    shown = [row[0] for row in page.table("Class", "Images")]
     assert shown == [printable(name) for name in HOSTILE]
     assert len(page.scripts) == 2
 
@@ -489,37 +423,37 @@ def test_page_is_accessible_in_form(hostile: Made, hostile_page: tuple[Page, str
 def test_every_section_computes_panels_from_a_whole_run_and_says_so_on_an_empty_one(
     name: str, hostile: Made, tmp_path: Path
 ) -> None:
-    whole = SECTIONS[name](load_recorded_run(hostile.folder))
+    whole = SECTIONS[name](RecordedRun(hostile.folder))
     assert whole.panels
     assert not whole.missing
     assert whole.intro.count(". ") == 0  # one sentence
-    begun = SECTIONS[name](load_recorded_run(make_run(tmp_path / "begun", epochs=0, finished=False).folder))
+    begun = SECTIONS[name](RecordedRun(make_run(tmp_path / "begun", epochs=0, finished=False).folder))
     assert bool(begun.panels) != bool(begun.missing)
     assert "\n" not in begun.missing
 
 
 def test_augmentation_is_shown_with_captions_and_alternative_text(tmp_path: Path) -> None:
     made = make_run(tmp_path / "run")
-    pictures = tuple(np.full((28, 28, 1), shade, np.uint8) for shade in (10, 20))
+    images = tuple(np.full((28, 28, 1), shade, np.uint8) for shade in (10, 20))
     captions = ("<b>7</b>\nas it is", "60% <b>7</b>, 40% 1\nepoch 1")
-    write_panels(made.folder / "augmentation.npz", (ImageGrid("Augmentation (flip): the same", pictures, captions),))
+    write_panels(made.folder / "augmentation.npz", (ImageGrid("Augmentation (flip): the same", images, captions),))
     page, _ = read_page(made)
     assert (3, "Augmentation (flip): the same") in page.headings
     shown = [caption.split() for caption in page.captions]
     assert ["60%", "<b>7</b>,", "40%", "1", "epoch", "1"] in shown
-    assert "Picture 2 of 2: 60% <b>7</b>, 40% 1, epoch 1" in {image["alt"] for image in page.of("img")}
+    assert "Image 2 of 2: 60% <b>7</b>, 40% 1, epoch 1" in {image["alt"] for image in page.of("img")}
     assert not page.of("b")
 
 
 def test_unfinished_run_leaves_sections_out_with_one_line(tmp_path: Path) -> None:
     page, html = read_page(make_run(tmp_path / "run", epochs=1, finished=False, validation=False))
-    assert html.count("Left out: the run has not been measured") == 7
+    assert html.count("Left out: the run has not been evaluated") == 7
     assert [t[0] for t in page.tables].count(["epoch", "train", "examples seen"]) == 2
 
 
-def test_the_plan_stands_beside_what_was_measured(tmp_path: Path) -> None:
+def test_the_plan_is_shown_beside_the_measurements(tmp_path: Path) -> None:
     page, _ = read_page(make_run(tmp_path / "run"))
-    rows = page.table("Up to the end of", "Expected", "Measured", "Difference")
+    rows = page.table("Up to the end of", "Predicted", "Measured", "Difference")
     assert rows == [
         ["data", "–", "600.0 MiB", "–"],
         ["training", "700.0 MiB", "690.0 MiB", "1.4\u00a0%"],
@@ -532,7 +466,7 @@ def test_the_plan_stands_beside_what_was_measured(tmp_path: Path) -> None:
 def test_run_with_nothing_measured_shows_dashes(tmp_path: Path) -> None:
     made = make_run(tmp_path / "run", channels=3)
     results = json.loads((made.folder / "results.json").read_text())
-    for key in set(results) - {"run", "model", "data", "part"}:
+    for key in set(results) - {"run", "model", "data", "split"}:
         results[key] = None
     write_json(made.folder / "results.json", results)
     page, _ = read_page(made)
@@ -542,7 +476,7 @@ def test_run_with_nothing_measured_shows_dashes(tmp_path: Path) -> None:
 
 def test_perfect_run_says_that_there_is_no_mistake(tmp_path: Path) -> None:
     _, html = read_page(make_run(tmp_path / "run", error_rate=0))
-    assert "made no mistake on the test part" in html
+    assert "made no mistake on the test split" in html
     assert "Most frequent confusions" not in html
 
 
@@ -550,15 +484,15 @@ def test_hundred_classes_stay_small(tmp_path: Path) -> None:
     names = tuple(f"class with a rather long name {i} " + "y" * 200 for i in range(100))
     page, html = read_page(make_run(tmp_path / "run", class_names=names, n_test=3000, error_rate=0.9))
     assert len(html.encode()) < 4e6
-    assert len(page.table("Class", "Pictures")) == 100
+    assert len(page.table("Class", "Images")) == 100
     assert "100 rows: scroll in the table to see them all" in html
 
 
-def test_a_report_of_colour_pictures_is_built_where_torch_cannot_be_imported(tmp_path: Path) -> None:
+def test_a_report_of_colour_images_is_built_where_torch_cannot_be_imported(tmp_path: Path) -> None:
     made = make_run(tmp_path / "run", n_test=10_000, size=32, channels=3)
     code = (
         "import sys; from pathlib import Path; sys.modules['torch'] = None\n"
-        "from convscope.report import build_report; build_report(Path(sys.argv[1]))"
+        "from convscope.pages.page import build_report; build_report(Path(sys.argv[1]))"
     )
     subprocess.run([sys.executable, "-c", code, made.folder], check=True)
     assert (made.folder / "report.html").stat().st_size < 4_000_000
@@ -568,7 +502,7 @@ def test_broken_folders_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"run\.json does not exist"):
         build_report(tmp_path)
     made = make_run(tmp_path / "run")
-    write_json(made.folder / "run.json", {"convscope": "9"})
+    write_json(made.folder / "run.json", {"schema": RUN_SCHEMA, "convscope": "9"})
     with pytest.raises(RunError, match="no run that this version can report"):
         build_report(made.folder)
     write_bytes(made.folder / "results.json", b"{")
@@ -576,7 +510,7 @@ def test_broken_folders_are_refused_by_name(tmp_path: Path) -> None:
         build_report(made.folder)
 
 
-# ---------------------------------------------------------------- parts
+# ---------------------------------------------------------------- details
 
 
 def test_command_repeats_the_options_that_matter() -> None:
@@ -585,8 +519,8 @@ def test_command_repeats_the_options_that_matter() -> None:
         train=TrainConfig(normalize=False, augment=("flip", "crop"), lr=0.01),
     )
     assert reproducing_command(config, "lenet5", side_px=28) == (
-        "convscope train 'my photos; rm -rf' --model lenet5 --epochs 10 --batch-size 64 --lr 0.01 --optimizer adam "
-        "--schedule one-cycle --augment flip,crop --no-normalize --seed 0 --gray --split 80/10/10 --split-seed 0"
+        "convscope train 'my photos; rm -rf' --model lenet5 --gray --split 80/10/10 --split-seed 0 --epochs 10 "
+        "--batch-size 64 --lr 0.01 --optimizer adam --schedule one-cycle --augment flip,crop --no-normalize --seed 0"
     )
 
 
@@ -607,24 +541,8 @@ def test_text_of_numbers_and_names() -> None:
 
 
 def test_photos_are_made_smaller_and_keep_their_proportions() -> None:
-    source = charts.encode_picture(np.zeros((200, 400, 3), np.uint8))
+    source = charts.encode_image(np.zeros((200, 400, 3), np.uint8))
     assert Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))).size == (160, 80)
-
-
-# ---------------------------------------------------------------- in a browser
-
-
-def hover_values(page: Any, place: str, *, start: tuple[float, float], end: tuple[float, float]) -> set[str]:  # noqa: ANN401
-    """Return what the tooltips say while the mouse crosses a chart, from one fraction of its size to another."""
-    chart = page.locator(place)
-    chart.scroll_into_view_if_needed()
-    box, values = chart.bounding_box(), set()
-    for step in np.linspace(0, 1, 17):
-        x, y = (1 - step) * np.array(start) + step * np.array(end)
-        page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
-        page.evaluate("() => new Promise(done => requestAnimationFrame(() => setTimeout(done)))")
-        values.update(page.locator(".bk-tooltip-row-value").all_inner_texts())
-    return {value.strip() for value in values}
 
 
 @pytest.mark.parametrize("width", [1280, 390])

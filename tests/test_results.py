@@ -7,7 +7,7 @@ from sklearn import metrics as sk
 
 from convscope.evaluation.metrics import compute_metrics, make_predictions, topk_accuracy
 from convscope.evaluation.records import mistake_rows, prediction_rows
-from convscope.results import Predictions, accuracy_of
+from convscope.results.run import Predictions, accuracy_of
 
 
 @pytest.mark.parametrize(("correct", "n"), [(0, 1), (1, 1), (0, 50), (50, 50), (973, 1000), (9901, 10000), (1, 3)])

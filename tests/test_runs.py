@@ -6,6 +6,7 @@ import csv
 import errno
 import json
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,18 +18,20 @@ import numpy as np
 import pytest
 
 from convscope.errors import CheckpointError, RunError, RunLocked
-from convscope.runs import (
-    create_run_folder,
-    load_checkpoint,
-    locked,
+from convscope.storage.checkpoints import load_checkpoint, save_checkpoint
+from convscope.storage.files import (
+    Stream,
     read_csv,
-    read_thumbnails,
-    save_checkpoint,
+    read_json,
+    write_and_sync,
+    write_array,
     write_bytes,
     write_csv,
     write_json,
-    write_thumbnails,
 )
+from convscope.storage.run_folder import create_run_folder, locked, read_thumbnails, write_thumbnails
+from convscope.storage.run_start import RUN_SCHEMA
+from tests.support import run_convscope, write_run
 
 FILES = {"model.safetensors": b"m" * 1000, "loop.json": b"{}"}
 OPERATIONS = (
@@ -147,15 +150,15 @@ def test_a_killed_save_leaves_the_former_one_and_is_cleaned_up(tmp_path: Path) -
     """Case 34: the process dies while the new checkpoint is written."""
     save_checkpoint(tmp_path, 1, FILES)
     code = (
-        "import os, signal, sys; from pathlib import Path; from convscope import runs\n"
-        "write, left = runs._write_and_sync, int(sys.argv[2])\n"
-        "def dying(path, content):\n"
+        "import os, signal, sys; from pathlib import Path; from convscope.storage import checkpoints\n"
+        "write, left = checkpoints.write_and_sync, int(sys.argv[2])\n"
+        "def dying(path, content, **options):\n"
         "    global left\n"
         "    left -= 1\n"
         "    if left < 0: path.write_bytes(content[: len(content) // 2]); os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return write(path, content)\n"
-        "runs._write_and_sync = dying\n"
-        "runs.save_checkpoint(Path(sys.argv[1]), 2, {'a': b'x' * 100, 'b': b'y' * 100})\n"
+        "    return write(path, content, **options)\n"
+        "checkpoints.write_and_sync = dying\n"
+        "checkpoints.save_checkpoint(Path(sys.argv[1]), 2, {'a': b'x' * 100, 'b': b'y' * 100})\n"
     )
     for killed_at in range(3):
         done = subprocess.run([sys.executable, "-c", code, str(tmp_path), str(killed_at)], check=False)
@@ -168,7 +171,7 @@ def test_a_killed_save_leaves_the_former_one_and_is_cleaned_up(tmp_path: Path) -
 def test_a_second_process_is_refused_and_a_dead_one_does_not_block(tmp_path: Path) -> None:
     """Case 43."""
     code = (
-        "import sys; from pathlib import Path; from convscope.runs import locked\n"
+        "import sys; from pathlib import Path; from convscope.storage.run_folder import locked\n"
         "with locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
@@ -233,10 +236,151 @@ def test_csv_and_thumbnails_come_back(tmp_path: Path) -> None:
         written = [row[0] for row in list(csv.reader(file))[1:]]
     assert [cell for cell in written if cell[:1] in set("=+-@\t")] == ["-1", "+2.5"]
     assert [row["name"] for row in read_csv(tmp_path / "b.csv")] == names
-    pictures = {"0": np.zeros((4, 4, 1), np.uint8), "ü": np.full((4, 4, 1), 9, np.uint8)}
-    write_thumbnails(tmp_path, pictures)
+    images = {"0": np.zeros((4, 4, 1), np.uint8), "ü": np.full((4, 4, 1), 9, np.uint8)}
+    write_thumbnails(tmp_path, images)
     back = read_thumbnails(tmp_path)
-    assert list(back) == list(pictures)
-    assert all(np.array_equal(back[name], pictures[name]) for name in pictures)
+    assert list(back) == list(images)
+    assert all(np.array_equal(back[name], images[name]) for name in images)
     write_thumbnails(tmp_path, {})
     assert read_thumbnails(tmp_path) == {}
+
+
+# ---------------------------------------------------------------- files
+
+
+def test_a_link_under_the_final_name_is_replaced_and_temporary_names_cannot_be_guessed(tmp_path: Path) -> None:
+    precious, path = tmp_path / "precious", tmp_path / "a.txt"
+    precious.write_text("mine")
+    path.symlink_to(precious)
+    write_bytes(path, b"ours")
+    assert not path.is_symlink()
+    assert (path.read_text(), precious.read_text()) == ("ours", "mine")
+    (tmp_path / "b.txt").symlink_to(precious)
+    with pytest.raises(FileExistsError):
+        write_and_sync(tmp_path / "b.txt", b"ours")
+    assert precious.read_text() == "mine"
+    seen: list[str] = []
+
+    def chunks() -> Iterator[bytes]:
+        seen.extend(path.name for path in tmp_path.glob(".*.tmp"))
+        yield b"x"
+
+    for _ in range(2):
+        write_bytes(path, Stream(1, chunks))
+    assert len(set(seen)) == 2
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no umask")
+def test_new_files_have_the_permissions_that_the_umask_leaves(tmp_path: Path) -> None:
+    former = os.umask(0o027)
+    try:
+        write_bytes(tmp_path / "a", b"")
+    finally:
+        os.umask(former)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, OSError], ids=["Ctrl-C", "OSError"])
+def test_an_interrupted_write_leaves_the_old_content_and_nothing_else(tmp_path: Path, end: type[BaseException]) -> None:
+    write_bytes(tmp_path / "a", b"old")
+
+    def chunks() -> Iterator[bytes]:
+        yield b"new"
+        raise end
+
+    with pytest.raises((KeyboardInterrupt, RunError)):
+        write_bytes(tmp_path / "a", Stream(6, chunks))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"old"}
+
+
+def test_what_a_killed_process_left_is_deleted_when_the_run_is_locked(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys; from pathlib import Path; from convscope.storage.files import Stream, write_bytes\n"
+        "def chunks():\n"
+        "    yield b'half'\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "write_bytes(Path(sys.argv[1]), Stream(8, chunks))\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")], check=False).returncode == -9
+    assert len(list(tmp_path.glob(".*.tmp"))) == 1
+    with locked(tmp_path):
+        assert not list(tmp_path.glob(".*.tmp"))
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(12, dtype=np.float32).reshape(3, 4),
+        np.arange(5, dtype=">u8"),
+        np.zeros((0, 4), np.uint8),
+        np.array(3.0),
+        np.array(["a", "bc"]),
+        np.arange(12.0).reshape(3, 4)[:, ::2],
+    ],
+    ids=lambda array: f"{array.dtype}{list(array.shape)}",
+)
+def test_arrays_are_written_as_numpy_writes_them(tmp_path: Path, array: np.ndarray) -> None:
+    write_array(tmp_path / "a.npy", array)
+    np.save(tmp_path / "b.npy", array)
+    assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
+
+
+def test_an_array_of_objects_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="would have to be pickled"):
+        write_array(tmp_path / "a.npy", np.array([object()]))
+
+
+# ---------------------------------------------------------------- the schema
+
+
+def make_old(folder: Path, **changes: object) -> Path:
+    run = write_run(folder, np.ones(4, bool))
+    start = read_json(run / "run.json")
+    del start["schema"]
+    write_json(run / "run.json", start | changes)
+    return run
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "convscope 0.1 wrote it before schema 2, expected schema 2"),
+        ({"schema": 3}, "it has schema 3, expected schema 2"),
+    ],
+    ids=["none", "newer"],
+)
+def test_a_run_folder_of_another_schema_is_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, object], words: str
+) -> None:
+    run = make_old(tmp_path / "runs" / "old", **changes)
+    for arguments in (
+        ("evaluate", run),
+        ("report", run),
+        ("inspect", run),
+        ("compare", run, run),
+        ("export", run),
+        ("predict", run, run),
+        ("train", "--resume", run),
+    ):
+        code, out, err = run_convscope(capsys, *arguments)
+        lines = [line for line in err.splitlines() if line]
+        assert (code, out, len(lines)) == (1, "", 1), arguments
+        for expected in (str(run), words, "train again into a new folder", "the convscope version that wrote it"):
+            assert expected in lines[0], arguments
+
+
+def test_runs_lists_what_it_cannot_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_old(tmp_path / "old")
+    make_old(tmp_path / "damaged", schema=RUN_SCHEMA)  # no date, as no run.json of ours lacks
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "run.json").write_text("{")
+    code, out, err = run_convscope(capsys, "runs", tmp_path)
+    assert code == 0
+    assert out.count("cannot be read") == 3
+    assert "before schema 2" in err
+    assert "is damaged" in err
+    assert "cannot be read as JSON" in err
+    code, out, _ = run_convscope(capsys, "runs", tmp_path, "--json")
+    rows = {Path(row["run"]).name: row for row in json.loads(out)["runs"]}
+    assert set(rows) == {"old", "damaged", "cut"}
+    assert all(row["error"] and row["accuracy"] is None for row in rows.values())

@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convscope.config import ModelConfig, TrainConfig
+from convscope.config import ComputeConfig, ModelConfig, TrainConfig
 from convscope.errors import Interrupted, UsageError
 from convscope.models import build_model
-from convscope.models.segments import checkpoint_activations, stage_bytes
+from convscope.models.surgery.segments import checkpoint_activations, stage_bytes
 from convscope.progress import ignore_progress
 from convscope.training.loop import train
-from tests.test_training import same_weights, training_data
+from tests.support import same_weights, training_data
 
 NETWORKS = [
     (ModelConfig(name="cnn"), (1, 28, 28)),
@@ -135,9 +135,8 @@ def test_a_run_is_the_run_without(tmp_path: Path, accumulate: int) -> None:
     for name in ("plain", "ours", "stopped"):
         networks[name] = network = conv_network()
         (tmp_path / name).mkdir()
-        config = TrainConfig(
-            epochs=2, batch_size=15, accumulate=accumulate, lr=0.01, checkpoint_activations=name != "plain"
-        )
+        config = TrainConfig(epochs=2, batch_size=15, accumulate=accumulate, lr=0.01)
+        compute = ComputeConfig(checkpoint_activations=name != "plain")
         answers = iter([False] * 7 + [True])
         data = training_data()
         if name == "stopped":
@@ -147,11 +146,13 @@ def test_a_run_is_the_run_without(tmp_path: Path, accumulate: int) -> None:
                     data,
                     config,
                     tmp_path / name,
+                    compute=compute,
                     on_progress=ignore_progress,
                     stop_requested=lambda answers=answers: next(answers, True),  # type: ignore[misc]
                 )
             networks[name] = network = conv_network()
-        train(network, data, config, tmp_path / name, on_progress=ignore_progress, resume=name == "stopped")
+        resume = name == "stopped"
+        train(network, data, config, tmp_path / name, compute=compute, on_progress=ignore_progress, resume=resume)
     assert same_weights(networks["plain"], networks["ours"])
     assert same_weights(networks["plain"], networks["stopped"])
 
@@ -179,7 +180,7 @@ def test_torchs_compiler_is_not_imported() -> None:
     code = """
 import sys, torch
 from torch import nn
-from convscope.models.segments import checkpoint_activations
+from convscope.models.surgery.segments import checkpoint_activations
 convolutions = [part for _ in range(6) for part in (nn.Conv2d(3, 3, 3), nn.Sigmoid())]
 forward = checkpoint_activations(nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(48, 2)), (3, 16, 16))
 assert len(forward.segments) > 1

@@ -1,4 +1,4 @@
-"""The verdict errs at most as often as it says: against simulations, statsmodels and hand counts."""
+"""Verdicts err at most at the nominal rate: against simulations, statsmodels and hand counts."""
 
 from __future__ import annotations
 
@@ -15,44 +15,44 @@ from statsmodels.stats.proportion import proportion_confint
 
 from convscope.comparison.significance import (
     LEVEL,
+    Correct,
     Difference,
-    Right,
     Variances,
-    compare_right,
+    compare_correct,
     exact_mcnemar,
     holm,
     needed,
     split_variance,
     survives_seeds,
 )
-from convscope.results import mean_accuracy_of
+from convscope.results.run import mean_accuracy_of
 
 
 def draw_runs(
-    random: np.random.Generator, ease: np.ndarray, *, runs: int, seed_deviation: float, lead: float = 0.0
-) -> Right:
-    """Return which pictures [N] some runs of one network get right, bool [K, N].
+    random: np.random.Generator, ease: np.ndarray, *, runs: int, seed_std: float, lead: float = 0.0
+) -> Correct:
+    """Return the correct predictions of some runs of one network, bool [K, N].
 
-    Each picture has its own ease; a seed moves all pictures of a run; and each picture flips a coin of its own.
+    Each image has its own ease, a seed shifts all images of a run, and each image flips its own coin.
     """
-    shift = lead + seed_deviation * random.standard_normal((runs, 1))
+    shift = lead + seed_std * random.standard_normal((runs, 1))
     return np.asarray(random.random((runs, len(ease))) < norm.cdf(ease + shift))
 
 
 def draw_pair(
-    random: np.random.Generator, *, runs: tuple[int, int], n: int = 500, seeds: float = 0.0, alike: bool = True,
+    random: np.random.Generator, *, runs: tuple[int, int], n: int = 500, seeds: float = 0.0, same_images: bool = True,
     centre: float = 2.0, lead: float = 0.0,
-) -> tuple[Right, Right]:  # fmt: skip
-    """Return the runs of two networks; if not `alike`, other pictures are easy for b, as many of them."""
+) -> tuple[Correct, Correct]:  # fmt: skip
+    """Return the runs of two networks; if not `same_images`, other images are easy for b."""
     ease_a = centre + random.standard_normal(n)
-    ease_b = ease_a if alike else centre + random.standard_normal(n)
+    ease_b = ease_a if same_images else centre + random.standard_normal(n)
     return (
-        draw_runs(random, ease_a, runs=runs[0], seed_deviation=seeds),
-        draw_runs(random, ease_b, runs=runs[1], seed_deviation=seeds, lead=lead),
+        draw_runs(random, ease_a, runs=runs[0], seed_std=seeds),
+        draw_runs(random, ease_b, runs=runs[1], seed_std=seeds, lead=lead),
     )
 
 
-def rate(found: Callable[[Right, Right], bool], *, trials: int, seed: int = 0, **pair: object) -> float:
+def rate(found: Callable[[Correct, Correct], bool], *, trials: int, seed: int = 0, **pair: object) -> float:
     random = np.random.default_rng(seed)
     return sum(found(*draw_pair(random, **pair)) for _ in range(trials)) / trials  # type: ignore[arg-type]
 
@@ -66,39 +66,39 @@ TRIALS, DRAWS = 400, 400
 
 
 @pytest.mark.parametrize("runs", [(2, 2), (3, 3), (5, 5), (1, 3)])
-@pytest.mark.parametrize(("seeds", "alike"), [(0.0, False), (0.1, True), (0.3, True)])
-def test_equal_networks_are_rarely_told_apart(runs: tuple[int, int], seeds: float, alike: bool) -> None:
+@pytest.mark.parametrize(("seeds", "same_images"), [(0.0, False), (0.1, True), (0.3, True)])
+def test_equal_networks_are_rarely_told_apart(runs: tuple[int, int], seeds: float, same_images: bool) -> None:
     wrong = rate(
-        lambda a, b: compare_right(a, b, draws=DRAWS).p_value < LEVEL,
+        lambda a, b: compare_correct(a, b, draws=DRAWS).p_value < LEVEL,
         trials=TRIALS,
         runs=runs,
         seeds=seeds,
-        alike=alike,
+        same_images=same_images,
     )
     assert wrong <= most_allowed(TRIALS)
 
 
-def test_what_others_do_errs_more_often() -> None:
-    """The simulation can fail a test: McNemar on one run of each, and a t test over seeds, are caught by it."""
+def test_simpler_tests_err_more_often() -> None:
+    """The simulation can fail a test: it rejects McNemar on one run of each, and a t test over seeds."""
     single = rate(lambda a, b: exact_mcnemar(a[0], b[0])[2] < LEVEL, trials=TRIALS, runs=(1, 1), seeds=0.3)
     assert single > 2 * LEVEL
 
-    def over_seeds(a: Right, b: Right) -> bool:
+    def over_seeds(a: Correct, b: Correct) -> bool:
         return bool(ttest_ind(a.mean(axis=1), b.mean(axis=1)).pvalue < LEVEL)
 
-    assert rate(over_seeds, trials=TRIALS, runs=(5, 5), seeds=0.0, alike=False) > most_allowed(TRIALS)
+    assert rate(over_seeds, trials=TRIALS, runs=(5, 5), seeds=0.0, same_images=False) > most_allowed(TRIALS)
 
 
-def test_one_run_of_each_allows_for_seeds_that_move_as_much_as_pictures() -> None:
+def test_one_run_of_each_allows_for_seeds_that_move_as_much_as_images() -> None:
     n, centre = 500, 1.2
 
-    def found(a: Right, b: Right) -> bool:
-        difference = compare_right(a, b, draws=DRAWS)
+    def found(a: Correct, b: Correct) -> bool:
+        difference = compare_correct(a, b, draws=DRAWS)
         return difference.p_value < LEVEL and survives_seeds(a, b, difference)
 
     share = norm.cdf(centre / sqrt(2))
-    deviation = sqrt(share * (1 - share) / n) * sqrt(2) / norm.pdf(centre / sqrt(2))  # in units of ease
-    wrong = rate(found, trials=TRIALS, runs=(1, 1), n=n, centre=centre, seeds=float(deviation))
+    std = sqrt(share * (1 - share) / n) * sqrt(2) / norm.pdf(centre / sqrt(2))  # in units of ease
+    wrong = rate(found, trials=TRIALS, runs=(1, 1), n=n, centre=centre, seeds=float(std))
     assert wrong <= most_allowed(TRIALS)
     assert rate(found, trials=100, runs=(1, 1), n=n, centre=centre, lead=1.0) == 1
 
@@ -108,8 +108,8 @@ def test_any_pair_of_three_equal_networks_is_rarely_told_apart(seeds: float) -> 
     random, wrong = np.random.default_rng(0), 0
     for _ in range(300):
         ease = 2.0 + random.standard_normal(500)
-        a, b, c = (draw_runs(random, ease, runs=3, seed_deviation=seeds) for _ in range(3))
-        p_values = [compare_right(*pair, draws=DRAWS).p_value for pair in ((a, b), (a, c), (b, c))]
+        a, b, c = (draw_runs(random, ease, runs=3, seed_std=seeds) for _ in range(3))
+        p_values = [compare_correct(*pair, draws=DRAWS).p_value for pair in ((a, b), (a, c), (b, c))]
         wrong += min(holm(p_values)) < LEVEL
     assert wrong / 300 <= most_allowed(300)
 
@@ -119,8 +119,8 @@ def test_the_interval_holds_the_true_difference(runs: tuple[int, int], seeds: fl
     lead, spread = 0.3, sqrt(1 + 1 + seeds**2)  # of the coin, the ease and the seed
     true = norm.cdf((2.0 + lead) / spread) - norm.cdf(2.0 / spread)
 
-    def misses(a: Right, b: Right) -> bool:
-        difference = compare_right(a, b, draws=DRAWS)
+    def misses(a: Correct, b: Correct) -> bool:
+        difference = compare_correct(a, b, draws=DRAWS)
         return not difference.low <= true <= difference.high
 
     assert rate(misses, trials=TRIALS, runs=runs, seeds=seeds, lead=lead) <= most_allowed(TRIALS)
@@ -128,29 +128,29 @@ def test_the_interval_holds_the_true_difference(runs: tuple[int, int], seeds: fl
 
 def test_components_add_up_to_the_variance_of_the_difference() -> None:
     random = np.random.default_rng(0)
-    pairs = [draw_pair(random, runs=(3, 4), seeds=0.3, alike=False) for _ in range(2000)]
+    pairs = [draw_pair(random, runs=(3, 4), seeds=0.3, same_images=False) for _ in range(2000)]
     true = np.var([b.mean() - a.mean() for a, b in pairs])
     parts = [split_variance(a, b) for a, b in pairs]
-    assert np.mean([part.total for part in parts]) == pytest.approx(true, rel=0.1)
+    assert np.mean([split.total for split in parts]) == pytest.approx(true, rel=0.1)
 
 
 @pytest.mark.parametrize("runs", [(1, 1), (3, 3), (2, 5)])
 def test_the_bootstrap_agrees_with_the_components(runs: tuple[int, int]) -> None:
-    a, b = draw_pair(np.random.default_rng(3), runs=runs, n=3000, seeds=0.3, alike=False)
+    a, b = draw_pair(np.random.default_rng(3), runs=runs, n=3000, seeds=0.3, same_images=False)
     expected = sqrt(split_variance(a, b).total)
-    assert compare_right(a, b).std_error == pytest.approx(expected, rel=0.04)
+    assert compare_correct(a, b).std_error == pytest.approx(expected, rel=0.04)
 
 
-def test_no_disagreement_is_no_certainty() -> None:
-    right = np.ones((2, 50), bool)
-    same = compare_right(right, right)
+def test_agreement_on_all_images_does_not_give_certainty() -> None:
+    correct = np.ones((2, 50), bool)
+    same = compare_correct(correct, correct)
     assert (same.value, same.p_value) == (0, 1)
     assert same.low < 0 < same.high
-    few = compare_right(~right[:, :3], right[:, :3])
+    few = compare_correct(~correct[:, :3], correct[:, :3])
     assert few.p_value > LEVEL
 
 
-def test_degrees_of_freedom_are_those_of_welch_where_pictures_add_nothing() -> None:
+def test_degrees_of_freedom_are_those_of_welch_where_images_add_nothing() -> None:
     random = np.random.default_rng(0)
     a, b = random.normal(size=3), 4 * random.normal(size=5)
     raw = tuple((float(values.var(ddof=1)) / len(values), len(values) - 1) for values in (a, b))
@@ -158,50 +158,50 @@ def test_degrees_of_freedom_are_those_of_welch_where_pictures_add_nothing() -> N
     assert variances.degrees_of_freedom == pytest.approx(ttest_ind(a, b, equal_var=False).df)
 
 
-def test_mcnemar_is_statsmodels_exact_one() -> None:
+def test_mcnemar_equals_the_exact_test_of_statsmodels() -> None:
     random = np.random.default_rng(0)
     for _ in range(20):
-        (a,), (b,) = draw_pair(random, runs=(1, 1), n=200, alike=False, centre=1.0)
+        (a,), (b,) = draw_pair(random, runs=(1, 1), n=200, same_images=False, centre=1.0)
         only_a, only_b, p_value = exact_mcnemar(a, b)
         table = [[int((a & b).sum()), only_a], [only_b, int((~a & ~b).sum())]]
         assert p_value == pytest.approx(mcnemar(table, exact=True).pvalue)
     assert exact_mcnemar(a, a) == (0, 0, 1.0)
 
 
-def test_holm_is_that_of_statsmodels() -> None:
+def test_holm_equals_statsmodels() -> None:
     random = np.random.default_rng(0)
     for size in (1, 2, 3, 10):
         p_values = (random.random(size) ** 3).tolist()
         assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1])
 
 
-def test_the_interval_of_a_mean_accuracy_is_that_of_a_share_of_the_pictures() -> None:
+def test_the_interval_of_a_mean_accuracy_is_that_of_a_fraction_of_the_images() -> None:
     mean = mean_accuracy_of(correct=[97, 98, 98], n=100)
     low, high = proportion_confint(293 / 3, 100, method="wilson")
     assert (mean.value, mean.low, mean.high) == pytest.approx((293 / 300, low, high))
     assert (mean.correct, mean.n) == (98, 100)
 
 
-def test_pictures_needed_are_those_of_the_textbook() -> None:
+def test_images_needed_are_those_of_the_textbook() -> None:
     """One run of each: the sample size for a paired difference is (z_alpha/2 + z_beta)^2 * variance / difference^2."""
-    a, b = draw_pair(np.random.default_rng(1), runs=(1, 1), n=1000, alike=False, lead=0.1)
-    difference = compare_right(a, b)
+    a, b = draw_pair(np.random.default_rng(1), runs=(1, 1), n=1000, same_images=False, lead=0.1)
+    difference = compare_correct(a, b)
     variance = float((b[0].astype(float) - a[0]).var(ddof=1))
     wanted = (norm.isf(0.025) + norm.isf(0.2)) ** 2 * variance / difference.value**2
     more = needed(difference, n=1000, runs=1, pairs=1)
-    assert more.pictures is not None
-    assert more.pictures + 1000 == pytest.approx(wanted, rel=0.03)
+    assert more.images is not None
+    assert more.images + 1000 == pytest.approx(wanted, rel=0.03)
     assert more.seeds is None
 
 
 def test_seeds_needed_are_those_of_a_t_test() -> None:
-    """Where pictures add nothing, the runs are two samples of accuracies."""
-    deviation, runs, value = 0.01, 3, 0.012
-    raw = deviation**2 / runs
+    """Where images add nothing, the runs are two samples of accuracies."""
+    std, runs, value = 0.01, 3, 0.012
+    raw = std**2 / runs
     variances = Variances(0.0, 0.0, 2 * raw, ((raw, runs - 1), (raw, runs - 1)))
     difference = Difference(value, 0, 0, sqrt(2 * raw), 4, 1, variances)
     more = needed(difference, n=1000, runs=runs, pairs=1)
-    wanted = TTestIndPower().solve_power(effect_size=value / deviation, alpha=0.05, power=0.8)
-    assert more.pictures is None
+    wanted = TTestIndPower().solve_power(effect_size=value / std, alpha=0.05, power=0.8)
+    assert more.images is None
     assert more.seeds is not None
     assert more.seeds + runs == pytest.approx(wanted, abs=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 
@@ -13,16 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from convscope import api
+import convscope
 from convscope.config import ModelConfig, RunConfig
 from convscope.errors import UsageError
 from convscope.models import build_model, count_parameters
-from convscope.models.blocks import output_shape
-from convscope.models.layers import LAYERS, Conv, Dropout, Linear, MaxPool, ReLU
 from convscope.models.saved import SavedModel, channels_last, load_model, save_model
-from convscope.models.stack import Stack, build_stack, parse_stack, stack_shapes
-from convscope.report.sections.configuration import reproducing_command
-from tests.test_main_job import convscope
+from convscope.models.stack.blocks import output_shape
+from convscope.models.stack.layers import LAYERS, Layer
+from convscope.models.stack.notation import Stack, build_stack, parse_stack, stack_shapes
+from convscope.pages.sections.configuration import reproducing_command
+from tests.support import run_convscope
 
 EVERYTHING = (
     "conv 100 3x3 /2 same; relu; max-pool 2; residual 64; inception 64; se; separable 128 3x3; batch-norm; lrn; "
@@ -69,11 +70,17 @@ def test_spelling_is_free_where_it_cannot_be_misread() -> None:
 
 def test_layers_are_plain_frozen_values() -> None:
     stack = parse_stack("conv 8 5x5 pad 2; relu; max-pool 2; dropout 0.25; linear 10")
-    expected = (Conv(8, (5, 5), padding=2), ReLU(), MaxPool((2, 2)), Dropout(0.25), Linear(10))
+    expected = (
+        Layer("conv", (8, (5, 5), 1, 2, 1)),
+        Layer("relu"),
+        Layer("max-pool", ((2, 2), None, "valid")),
+        Layer("dropout", (0.25,)),
+        Layer("linear", (10,)),
+    )
     assert stack == Stack(expected)
     assert hash(stack) == hash(Stack(expected))
     with pytest.raises(FrozenInstanceError):
-        stack.layers[0].maps = 9  # type: ignore[attr-defined]
+        stack.layers[0].values = (9,)  # type: ignore[attr-defined]
 
 
 def test_the_stack_of_the_memory_question() -> None:
@@ -88,7 +95,7 @@ def test_the_stack_of_the_memory_question() -> None:
     assert shapes == [(100, 100, 150), (200, 50, 75), (400, 25, 38)] == list(stack_shapes(stack, (3, 200, 300)))
 
 
-def test_names_can_be_read_and_maps_are_flattened_before_a_dense_layer() -> None:
+def test_names_can_be_read_and_feature_maps_are_flattened_before_a_dense_layer() -> None:
     network = build_stack(
         parse_stack("conv 4 3x3; max-pool 2; conv 6 3x3; max-pool 2; linear 8; relu; linear 3"), (1, 16, 16)
     )
@@ -111,8 +118,22 @@ def test_a_stack_is_the_network_it_spells_out() -> None:
     torch.manual_seed(0)
     ours = build_model(ModelConfig(name="stack", stack=text), (1, 28, 28), 10).eval()
     torch.manual_seed(0)
-    theirs = build_model(ModelConfig(name="cnn-small"), (1, 28, 28), 10).eval()
+    theirs = nn.Sequential(
+        nn.Conv2d(1, 10, 5),
+        nn.MaxPool2d(2),
+        nn.ReLU(),
+        nn.Conv2d(10, 20, 5),
+        nn.Dropout2d(0.5),
+        nn.MaxPool2d(2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(320, 10),
+    ).eval()
+    torch.manual_seed(0)
+    named = build_model(ModelConfig(name="cnn-small"), (1, 28, 28), 10).eval()
+    assert list(named.state_dict()) == list(theirs.state_dict())
     x = torch.randn(2, 1, 28, 28)
+    assert torch.equal(named(x), theirs(x))
     assert torch.equal(ours(x), theirs(x))
 
 
@@ -238,7 +259,7 @@ def test_a_wrong_word_is_pointed_at(text: str, wrong: str, words: str) -> None:
     [
         ("conv 8 9x9; conv 9 25x25; linear 10", "conv 9 25x25", "a window of 25 pixels does not fit into 24"),
         ("max-pool 64; linear 10", "max-pool 64", "--image-size"),
-        ("linear 10; conv 3 3x3; linear 10", "conv 3 3x3", "works on maps"),
+        ("linear 10; conv 3 3x3; linear 10", "conv 3 3x3", "works on feature maps"),
         ("inception 4; linear 10", "inception 4", "give it 8 or more"),
         ("max-pool 2 pad 2; linear 10", "max-pool 2 pad 2", "use 1 at most"),
         ("conv 8 9x9; linear 5", "linear 5", "5 values come out and the data have 10 classes; end with 'linear 10'"),
@@ -269,9 +290,9 @@ def test_a_network_may_end_in_global_pooling_of_one_map_a_class() -> None:
 def test_a_stack_is_trained_saved_and_measured_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text, run = "conv 4 3x3; relu; max-pool 2; batch-norm; linear 10", tmp_path / "run"
     command = ("train", "digits", "--stack", text, "--per-class", 20, "--epochs", 1, "--no-report", "--out", run)
-    code, out, err = convscope(capsys, *map(str, command))
+    code, out, err = run_convscope(capsys, *map(str, command))
     assert code == 0, err
-    result = api.evaluate(run)
+    result = convscope.evaluate(run)
     assert result.model == "stack"
     assert result.num_params == 4 * 9 + 4 + 8 + 4 * 3 * 3 * 10 + 10
     assert f"({result.accuracy.correct} of " in out
@@ -279,7 +300,7 @@ def test_a_stack_is_trained_saved_and_measured_again(tmp_path: Path, capsys: pyt
 
 def test_a_wrong_stack_leaves_no_run_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for stack in ("conv 4 3x3; relo; linear 10", "conv 4 3x3; linear 11"):
-        code, _, err = convscope(capsys, "train", "digits", "--stack", stack, "--out", tmp_path / "run")
+        code, _, err = run_convscope(capsys, "train", "digits", "--stack", stack, "--out", tmp_path / "run")
         assert code == 2
         assert "^^^^" in err
         assert not (tmp_path / "run").exists()
@@ -287,16 +308,18 @@ def test_a_wrong_stack_leaves_no_run_behind(tmp_path: Path, capsys: pytest.Captu
 
 def test_model_and_stack_exclude_each_other() -> None:
     with pytest.raises(UsageError, match="--model or --stack, not both"):
-        api.make_config("digits", "mlp", stack="linear 10")
+        convscope.make_config("digits", "mlp", stack="linear 10")
     with pytest.raises(UsageError, match="needs its layers"):
         ModelConfig(name="stack")
     with pytest.raises(UsageError, match="unknown layer"):
-        api.make_config("digits", stack="linaer 10")
+        convscope.make_config("digits", stack="linaer 10")
 
 
 def test_the_report_repeats_a_stack_in_its_command() -> None:
-    config: RunConfig = api.make_config("digits", stack="conv 4 3x3; linear 10")
-    assert "train digits --stack 'conv 4 3x3; linear 10' --epochs" in reproducing_command(config, "stack", side_px=8)
+    config: RunConfig = convscope.make_config("digits", stack="conv 4 3x3; linear 10")
+    words = shlex.split(reproducing_command(config, "stack", side_px=8))
+    assert words[words.index("--stack") + 1] == "conv 4 3x3; linear 10"
+    assert "--model" not in words
 
 
 def test_a_stack_survives_saving(tmp_path: Path) -> None:

@@ -1,3 +1,5 @@
+"""Safetensors written as a stream and read in place, checked against the library."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -8,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from convscope.models.tensor_stream import read_into, stream_tensors
-from convscope.runs import write_bytes
+from convscope.storage.files import write_bytes
+from convscope.storage.tensors import read_into, stream_tensors
 
 
 def tensors() -> dict[str, Tensor]:
@@ -23,7 +25,7 @@ def tensors() -> dict[str, Tensor]:
         "double": torch.randn(2, dtype=torch.float64),
         "mask": torch.tensor([True, False, True]),
         "none": torch.zeros(0, 4),
-        "part": torch.randn(8, 8)[2:5, 1:3],
+        "slice": torch.randn(8, 8)[2:5, 1:3],
     }
 
 
@@ -59,13 +61,14 @@ def test_row_major_tensors_are_written_from_their_own_memory() -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "no safetensors file"),
-        (b"\xff" * 20, "no safetensors file"),
+        (b"", "not a safetensors file"),
+        (b"\xff" * 20, "not a safetensors file"),
         (b"\x02" + b"\0" * 7 + b"{}", "differ in weight"),
-        (b"\x02" + b"\0" * 7 + b"[]", "no safetensors file"),
+        (b"\x02" + b"\0" * 7 + b"[]", "not a safetensors file"),
+        (b"\x0f" + b"\0" * 7 + b'{"weight": {}}  ', "not a safetensors file"),
     ],
 )
-def test_damage_is_told(tmp_path: Path, content: bytes, words: str) -> None:
+def test_a_damaged_file_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
     (tmp_path / "a.safetensors").write_bytes(content)
     with pytest.raises(ValueError, match=words):
         read_into(tmp_path / "a.safetensors", {"weight": torch.zeros(3)})

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from convscope.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from convscope.config import ComputeConfig, DataConfig, ModelConfig, RunConfig, TrainConfig
 from convscope.data.augment import MIXUP, mixup_of
 from convscope.data.batches import (
     Preprocessing,
-    ResidentPictures,
+    ResidentImages,
     channel_statistics,
     make_preprocessing,
     make_resident,
@@ -25,38 +25,17 @@ from convscope.data.batches import (
 from convscope.errors import Interrupted, TrainingError, UsageError
 from convscope.models import build_model
 from convscope.models.saved import channels_last
-from convscope.models.whitening import whiten_first_layer
+from convscope.models.surgery.first_layer import whiten_first_layer
 from convscope.progress import Progress, ignore_progress
-from convscope.randomness import permutation
-from convscope.results import EpochRecord
-from convscope.runs import read_history
-from convscope.training.loop import TrainingData, is_better, train
+from convscope.results.run import EpochRecord
+from convscope.run.prepare import prepare
+from convscope.seeds import permutation
+from convscope.storage.run_folder import read_history
+from convscope.training.loop import is_better, train
 from convscope.training.optimizers import Optimizer, orthogonalize
 from convscope.training.schedules import SCHEDULES
-from convscope.workflow import prepare
-from tests.conftest import make_image_set
-
-CPU = torch.device("cpu")
-
-
-def training_data(validation: bool = True) -> TrainingData:
-    images = make_image_set((40, 40, 40))
-    order = np.random.default_rng(0).permutation(120)
-    return TrainingData(
-        train=make_resident(images, order[:90], CPU),
-        validation=make_resident(images, order[90:], CPU) if validation else None,
-        preprocessing=make_preprocessing(*channel_statistics(images.images), normalize=True),
-        ids=tuple(images.ids[i] for i in order[:90]),
-    )
-
-
-def new_network() -> nn.Module:
-    torch.manual_seed(0)
-    return build_model(ModelConfig(name="mlp"), (1, 8, 8), 3)
-
-
-def same_weights(a: nn.Module, b: nn.Module) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+from convscope.training.state import TrainingData
+from tests.support import CPU, make_image_set, new_network, same_weights, training_data
 
 
 def test_the_loop_is_the_textbook_loop(tmp_path: Path) -> None:
@@ -66,7 +45,9 @@ def test_the_loop_is_the_textbook_loop(tmp_path: Path) -> None:
     result = train(ours, data, config, tmp_path, on_progress=ignore_progress)
     optimizer = torch.optim.Adam(theirs.parameters(), lr=0.01)
     for epoch in (1, 2, 3):
-        for x, y, _ in training_batches(data.train, data.preprocessing, batch_size=16, seed=0, epoch=epoch):
+        for x, y, _ in training_batches(
+            data.train, data.preprocessing, TrainConfig(batch_size=16, seed=0), epoch=epoch
+        ):
             optimizer.zero_grad()
             F.cross_entropy(theirs(x), y).backward()
             optimizer.step()
@@ -144,9 +125,12 @@ def test_orthogonalizing_keeps_directions_and_levels_their_sizes(shape: tuple[in
     assert (sizes.diag() < 1.3).all()
 
 
-def test_only_pictures_of_the_training_part_decide_a_whitened_layer() -> None:
+def test_only_images_of_the_training_part_decide_a_whitened_layer() -> None:
     config = RunConfig(
-        data=DataConfig(source="made"), model=ModelConfig(name="quick"), train=TrainConfig(whiten=True, device="cpu")
+        data=DataConfig(source="made"),
+        model=ModelConfig(name="quick"),
+        train=TrainConfig(whiten=True),
+        compute=ComputeConfig(device="cpu"),
     )
     images = make_image_set((40, 40, 40), side=16)
     first = prepare(config, ignore_progress, images=images)
@@ -166,12 +150,12 @@ def test_stopped_and_resumed_is_bit_identical(tmp_path: Path, name: str) -> None
     resident = make_resident(images, np.random.default_rng(0).permutation(120), CPU)
     preprocessing = make_preprocessing(*channel_statistics(images.images), normalize=True)
     data = TrainingData(resident, None, preprocessing, images.ids)
-    config = TrainConfig(epochs=2, batch_size=30, optimizer=name, lr=0.01, augment=("flip",), mixed_precision=True)  # type: ignore[arg-type]
+    config = TrainConfig(epochs=2, batch_size=30, optimizer=name, lr=0.01, augment=("flip",))  # type: ignore[arg-type]
 
     def sit(folder: str, *answers: bool, resume: bool = False) -> nn.Module:
         torch.manual_seed(0)
         network = channels_last(build_model(ModelConfig(name="quick"), (1, 16, 16), 3))
-        whiten_first_layer(network, preprocessing.apply(resident.pictures))
+        whiten_first_layer(network, preprocessing.apply(resident.images))
         before = {key: value.clone() for key, value in network.state_dict().items()}
         stop = iter(answers)
         (tmp_path / folder).mkdir(exist_ok=True)
@@ -180,6 +164,7 @@ def test_stopped_and_resumed_is_bit_identical(tmp_path: Path, name: str) -> None
             data,
             config,
             tmp_path / folder,
+            compute=ComputeConfig(precision="auto"),
             on_progress=ignore_progress,
             stop_requested=lambda: next(stop, False),
             resume=resume,
@@ -216,7 +201,7 @@ def test_schedules() -> None:
 
 @pytest.mark.parametrize("accumulate", [2, 3, 6, 100])
 def test_accumulation_is_a_larger_batch(tmp_path: Path, accumulate: int) -> None:
-    """Ninety pictures in batches of 15: groups of equal size give the very gradient of the larger batch."""
+    """Ninety images in batches of 15: groups of equal size give the very gradient of the larger batch."""
     data = training_data()
     small, large = new_network(), new_network()
     group = min(accumulate, 6)
@@ -248,7 +233,7 @@ def test_patience_stops_and_the_best_weights_are_kept(tmp_path: Path) -> None:
     assert best.epoch == result.best_epoch
     assert len(result.history) == result.best_epoch + 2 < 50
     with torch.no_grad():
-        x = data.preprocessing.apply(wrong.pictures, wrong.rows)
+        x = data.preprocessing.apply(wrong.images, wrong.rows)
         assert float(F.cross_entropy(network(x), (wrong.labels + 1) % 3)) == pytest.approx(
             best.validation_loss, abs=1e-6
         )
@@ -266,7 +251,7 @@ def test_the_better_epoch_is_more_often_right_or_surer_of_as_much() -> None:
 
 
 def test_patience_without_validation_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="patience needs a validation part"):
+    with pytest.raises(UsageError, match="patience needs a validation split"):
         train(
             new_network(),
             training_data(validation=False),
@@ -276,12 +261,12 @@ def test_patience_without_validation_is_refused(tmp_path: Path) -> None:
         )
 
 
-def test_a_loss_that_is_not_a_number_stops_with_step_rate_and_pictures(tmp_path: Path) -> None:
+def test_a_loss_that_is_not_a_number_stops_with_step_rate_and_images(tmp_path: Path) -> None:
     """Case 39: a broken preprocessing poisons every batch from step 0; a huge rate poisons a later one."""
     data = training_data()
     poisoned = TrainingData(data.train, data.validation, Preprocessing((math.nan,), (1.0,)), data.ids)
     with pytest.raises(
-        TrainingError, match=r"loss is nan at step 1 \(epoch 1\), learning rate .*pictures \d+\.png, .*--lr"
+        TrainingError, match=r"loss is nan at step 1 \(epoch 1\), learning rate .*images \d+\.png, .*--lr"
     ):
         train(new_network(), poisoned, TrainConfig(batch_size=30), tmp_path, on_progress=ignore_progress)
 
@@ -325,8 +310,8 @@ def test_the_loss_of_a_mixture_is_that_of_its_parts(tmp_path: Path, weighted: bo
     result = train(network, data, config, tmp_path, on_progress=ignore_progress)
     numbers = permutation(90, 0, "order", 1)
     partners, shares = (torch.from_numpy(each) for each in mixup_of(numbers, 90, 0, MIXUP, 1))
-    assert isinstance(data.train, ResidentPictures)
-    x = data.preprocessing.apply(data.train.pictures, data.train.rows)
+    assert isinstance(data.train, ResidentImages)
+    x = data.preprocessing.apply(data.train.images, data.train.rows)
     own, other = data.train.labels[torch.from_numpy(numbers)], data.train.labels[partners]
     mixed = shares[:, None, None, None] * x[torch.from_numpy(numbers)] + (1 - shares)[:, None, None, None] * x[partners]
     weights = torch.tensor([1.0, 2.0, 5.0]) if weighted else torch.ones(3)
@@ -342,14 +327,23 @@ def test_the_loss_of_a_mixture_is_that_of_its_parts(tmp_path: Path, weighted: bo
 
 def test_mixup_resumes_bit_identically(tmp_path: Path) -> None:
     data = replace(training_data(), num_classes=3)
-    config = TrainConfig(epochs=2, batch_size=16, augment=("crop", "erase", "mixup"), checkpoint_steps=1)
+    config = TrainConfig(epochs=2, batch_size=16, augment=("crop", "erase", "mixup"))
+    compute = ComputeConfig(checkpoint_steps=1)
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
     whole, stopped = new_network(), new_network()
-    train(whole, data, config, tmp_path / "a", on_progress=ignore_progress)
+    train(whole, data, config, tmp_path / "a", compute=compute, on_progress=ignore_progress)
     asked = iter([False] * 4 + [True])
     with pytest.raises(Interrupted):
-        train(stopped, data, config, tmp_path / "b", on_progress=ignore_progress, stop_requested=lambda: next(asked))
+        train(
+            stopped,
+            data,
+            config,
+            tmp_path / "b",
+            compute=compute,
+            on_progress=ignore_progress,
+            stop_requested=lambda: next(asked),
+        )
     again = new_network()
-    train(again, data, config, tmp_path / "b", on_progress=ignore_progress, resume=True)
+    train(again, data, config, tmp_path / "b", compute=compute, on_progress=ignore_progress, resume=True)
     assert same_weights(whole, again)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,23 +12,24 @@ import torch
 from torch import nn
 
 import convscope
-from convscope.config import ModelConfig, TrainConfig
+from convscope.config import ComputeConfig, ModelConfig, TrainConfig
 from convscope.data.batches import channel_statistics, make_preprocessing
-from convscope.data.image_set import ImageSet
+from convscope.data.dataset import ImageSet
 from convscope.data.splits import Splits
 from convscope.errors import Interrupted, UsageError
-from convscope.evaluation.forward import Floats, Forward, torch_forward
-from convscope.exporting.forward import fastest_forward
-from convscope.exporting.model_file import CERTIFICATE_FILE
+from convscope.evaluation.predict import Floats, Forward, torch_forward
+from convscope.inference.fast_forward import fastest_forward
+from convscope.inference.model_file import CERTIFICATE_FILE
 from convscope.models import build_model, build_shapes
-from convscope.models.head import SquareRootLinear, set_square_root_head
 from convscope.models.saved import load_model
-from convscope.models.stages import Frozen, find_freezable, split_stages
+from convscope.models.surgery.head import SquareRootLinear, set_square_root_head
+from convscope.models.surgery.stages import Frozen, find_freezable, split_stages
 from convscope.progress import ignore_progress
-from convscope.runs import read_json
+from convscope.storage.files import read_json
 from convscope.training.features import extract_features
-from convscope.training.transfer import Sources, train_transfer
-from tests.conftest import make_image_set
+from convscope.training.loop import TrainResult
+from convscope.training.transfer import Transfer, train_transfer
+from tests.support import make_image_set
 
 CPU = torch.device("cpu")
 
@@ -41,51 +44,68 @@ def new_network() -> nn.Sequential:
 
 
 class Counter:
-    """Counts the pictures that go through the frozen part."""
+    """Counts the images that go through the frozen part."""
 
     def __init__(self, engine: str = "counted") -> None:
-        self.pictures, self.engine = 0, engine
+        self.images, self.engine = 0, engine
 
     def forward_of(self, module: nn.Module) -> Forward:
         forward = torch_forward(module, CPU)
 
         def counted(x: Floats) -> Floats:
-            self.pictures += len(x)
+            self.images += len(x)
             return forward.run(x)
 
         return Forward(counted, self.engine)
 
 
-def sources(cache: Path | None, counter: Counter | None = None) -> Sources:
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def sources(counter: Counter | None = None) -> Transfer:
+    """Return all that transfer learning is given; `fit` fills in how and where to train."""
     images = make_image_set((40, 40, 40))
     order = np.random.default_rng(0).permutation(120)
     splits = Splits(np.sort(order[:70]), np.sort(order[70:95]), np.sort(order[95:]), order)
-    return Sources(
+    return Transfer(
         images=images,
         splits=splits,
         preprocessing=make_preprocessing(*channel_statistics(images.images), normalize=True),
         device=CPU,
         forward_of=(counter or Counter()).forward_of,
-        cache=cache,
+        config=TrainConfig(),
+        compute=ComputeConfig(),
+        run=Path(),
+        on_progress=ignore_progress,
     )
 
 
-def logits_of(network: nn.Module, given: Sources, indices: np.ndarray[tuple[int], np.dtype[np.int64]]) -> torch.Tensor:
+def logits_of(network: nn.Module, given: Transfer, indices: np.ndarray[tuple[int], np.dtype[np.int64]]) -> torch.Tensor:
     network.eval()
     with torch.no_grad():
         return network(given.preprocessing.apply(torch.from_numpy(given.images.images[indices])))
 
 
-def fit(network: nn.Module, given: Sources, config: TrainConfig, run: Path, **more: object):  # noqa: ANN201
+def fit(
+    network: nn.Module,
+    given: Transfer,
+    config: TrainConfig,
+    run: Path,
+    *,
+    resume: bool = False,
+    **more: Any,  # noqa: ANN401
+) -> tuple[TrainResult, Floats]:
+    """Return how training went, and the logits of the test images."""
     run.mkdir(exist_ok=True)
-    options = {"evaluated": given.splits.test, "on_progress": ignore_progress} | more
-    result, answered = train_transfer(network, given, config, run, **options)  # type: ignore[arg-type]
-    return result, answered.logits
+    result, outputs = train_transfer(network, replace(given, config=config, run=run, **more), resume=resume)
+    return result, outputs(given.splits.test)[0].logits
 
 
 @pytest.mark.parametrize("head", ["linear", "square-root"])
 def test_only_the_head_changes_and_the_logits_are_those_of_the_whole_network(tmp_path: Path, head: str) -> None:
-    network, given = new_network(), sources(None)
+    network, given = new_network(), sources()
     if head == "square-root":
         set_square_root_head(network)
     before = {name: value.clone() for name, value in network.state_dict().items()}
@@ -131,35 +151,35 @@ def test_a_run_with_a_square_root_head_comes_back_whole(tmp_path: Path) -> None:
 
 def test_features_are_computed_once_and_again_when_anything_changes(tmp_path: Path) -> None:
     counter, config = Counter(), TrainConfig(freeze=True)
-    given = sources(tmp_path / "cache", counter)
+    given = sources(counter)
     _, first = fit(new_network(), given, config, tmp_path / "a")
-    assert counter.pictures == 120
+    assert counter.images == 120
     _, second = fit(new_network(), given, config, tmp_path / "b")
-    assert counter.pictures == 120
+    assert counter.images == 120
     assert np.array_equal(first, second)
     other = new_network()
     with torch.no_grad():
         other[1].running_mean += 0.1  # type: ignore[operator]
     fit(other, given, config, tmp_path / "c")
-    assert counter.pictures == 240
-    fit(new_network(), given, TrainConfig(freeze=True, augment=("flip",), views=2), tmp_path / "d")
-    assert counter.pictures == 240 + 2 * 70
+    assert counter.images == 240
+    fit(new_network(), given, TrainConfig(freeze=True, augment=("flip",), augmented_copies=2), tmp_path / "d")
+    assert counter.images == 240 + 2 * 70
     another = Counter("another engine")
-    fit(new_network(), sources(tmp_path / "cache", another), config, tmp_path / "e")
-    assert another.pictures == 120
+    fit(new_network(), sources(another), config, tmp_path / "e")
+    assert another.images == 120
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file where a folder should be")
-    _, logits = fit(new_network(), sources(tmp_path / "cache"), TrainConfig(freeze=True), tmp_path / "run")
+    _, logits = fit(new_network(), sources(), TrainConfig(freeze=True), tmp_path / "run")
     assert np.isfinite(logits).all()
 
 
-def test_views_differ_and_depend_on_nothing_but_their_words() -> None:
-    given = sources(None)
+def test_augmented_copies_differ_and_depend_on_nothing_but_their_words() -> None:
+    given = sources()
     forward = torch_forward(new_network()[:5], CPU)
 
-    def view(number: int, indices: np.ndarray[tuple[int], np.dtype[np.int64]]) -> torch.Tensor:
+    def copy(number: int, indices: np.ndarray[tuple[int], np.dtype[np.int64]]) -> torch.Tensor:
         values = extract_features(
             forward,
             given.images.images,
@@ -167,15 +187,15 @@ def test_views_differ_and_depend_on_nothing_but_their_words() -> None:
             given.preprocessing,
             augment=("crop", "flip"),
             words=(0, "view", number),
-            cached=None,
+            cache_key=None,
             on_progress=ignore_progress,
         )
         assert values is not None
         return torch.from_numpy(values)
 
     everything, some = np.arange(120), np.array([3, 50, 77])
-    assert not torch.equal(view(0, everything), view(1, everything))
-    assert torch.allclose(view(0, everything)[some], view(0, some), atol=1e-6)
+    assert not torch.equal(copy(0, everything), copy(1, everything))
+    assert torch.allclose(copy(0, everything)[some], copy(0, some), atol=1e-6)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -201,7 +221,7 @@ def test_what_has_no_onnx_form_runs_by_torch() -> None:
 
 @pytest.mark.parametrize("augment", [(), ("flip",)])
 def test_unfrozen_stages_learn_and_the_others_stay(tmp_path: Path, augment: tuple[str, ...]) -> None:
-    network, given = new_network(), sources(None)
+    network, given = new_network(), sources()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     config = TrainConfig(
         freeze=True, epochs=4, unfreeze_at=2, unfreeze=("4", "5"), unfreeze_lr=0.003, batch_size=16, augment=augment
@@ -219,7 +239,7 @@ def test_unfrozen_stages_learn_and_the_others_stay(tmp_path: Path, augment: tupl
 
 
 def test_from_the_first_epoch_the_whole_network_learns_as_in_the_plain_loop(tmp_path: Path) -> None:
-    network, given = new_network(), sources(None)
+    network, given = new_network(), sources()
     before = {name: value.clone() for name, value in network.named_parameters()}
     result, _ = fit(network, given, TrainConfig(freeze=True, epochs=2, unfreeze_at=1, batch_size=16), tmp_path / "run")
     assert all(not torch.equal(value, before[name]) for name, value in network.named_parameters())
@@ -228,7 +248,7 @@ def test_from_the_first_epoch_the_whole_network_learns_as_in_the_plain_loop(tmp_
 
 def test_stopped_and_resumed_is_bit_identical(tmp_path: Path) -> None:
     config = TrainConfig(freeze=True, epochs=3, unfreeze_at=2, unfreeze=("4",), batch_size=16, augment=("flip",))
-    straight, stopped, given = new_network(), new_network(), sources(tmp_path / "cache")
+    straight, stopped, given = new_network(), new_network(), sources()
     _, expected = fit(straight, given, config, tmp_path / "straight")
     answers = iter([False] * 3 + [True])
     with pytest.raises(Interrupted, match="--resume"):
@@ -242,14 +262,14 @@ def test_stopped_and_resumed_is_bit_identical(tmp_path: Path) -> None:
 
 
 def test_stopped_while_features_are_computed(tmp_path: Path) -> None:
-    with pytest.raises(Interrupted, match="while features were computed"):
-        fit(new_network(), sources(None), TrainConfig(freeze=True), tmp_path / "run", stop_requested=lambda: True)
+    with pytest.raises(Interrupted, match="while computing features"):
+        fit(new_network(), sources(), TrainConfig(freeze=True), tmp_path / "run", stop_requested=lambda: True)
 
 
 def test_a_wrong_stage_lists_the_right_ones(tmp_path: Path) -> None:
     config = TrainConfig(freeze=True, unfreeze_at=2, unfreeze=("blocks.6",))
     with pytest.raises(UsageError, match=r"blocks\.6.*0, 1, 10, 4, 5"):
-        fit(new_network(), sources(None), config, tmp_path / "run")
+        fit(new_network(), sources(), config, tmp_path / "run")
 
 
 def test_a_network_that_is_no_chain_is_refused_in_words() -> None:
@@ -291,13 +311,13 @@ def test_frozen_parts_stay_in_evaluation_mode() -> None:
 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_classes_count_the_same_when_balanced(tmp_path: Path, weighted: bool) -> None:
-    """Of three classes with 100, 8 and 8 pictures the rare ones are found more often when all count the same."""
+    """Of three classes with 100, 8 and 8 images the rare ones are found more often when all count the same."""
     images: ImageSet = make_image_set((100, 8, 8))
     noisy = np.random.default_rng(0).integers(0, 256, images.images.shape, np.uint8)
     images = ImageSet(**{**images.__dict__, "images": (images.images // 4 + noisy // 4 * 3).astype(np.uint8)})
     splits = Splits(np.arange(0, 116), np.zeros(0, np.int64), np.arange(0, 116), np.arange(116))
-    base = sources(None)
-    given = Sources(**{**base.__dict__, "images": images, "splits": splits})
+    base = sources()
+    given = Transfer(**{**base.__dict__, "images": images, "splits": splits})
     config = TrainConfig(freeze=True, class_weights="balanced" if weighted else "none")
     _, logits = fit(new_network(), given, config, tmp_path / "run")
     rare = int((logits.argmax(axis=1) > 0).sum())

@@ -17,20 +17,16 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision import models as torchvision_models
 
-from convscope import api
+import convscope
 from convscope.config import ModelConfig
 from convscope.errors import UsageError
 from convscope.models import MODELS, build_model, count_parameters, find_model
-from convscope.models.first_layer import change_channels, set_input_channels
+from convscope.models.meta import shapes_only
 from convscope.models.saved import SavedModel, load_model, save_model
-from convscope.models.shapes import shapes_only
-from convscope.models.zoo import (
-    EMBEDDED,
-    count_zoo_parameters,
-    find_network,
-    split_backbone,
-    zoo_names,
-)
+from convscope.models.surgery.first_layer import change_channels, set_input_channels
+from convscope.models.surgery.head import split_backbone
+from convscope.models.zoo.catalog import count_zoo_parameters, find_network, zoo_names
+from convscope.models.zoo.weights import EMBEDDED
 
 FAMILIES = {
     "densenet121": 64,
@@ -52,7 +48,7 @@ FAMILIES = {
     "timm/resnet18": 64,
     "vit_tiny_patch16_224": 64,
 }
-"""One network of each family with the side of a small picture that it takes."""
+"""One network of each family with the side of a small image that it takes."""
 
 
 @cache
@@ -62,7 +58,7 @@ def built(name: str, channels: int = 3) -> nn.Module:
     return build_model(ModelConfig(name=name), (channels, FAMILIES[name], FAMILIES[name]), 5)
 
 
-def pictures(name: str, channels: int = 3) -> Tensor:
+def images(name: str, channels: int = 3) -> Tensor:
     generator = torch.Generator().manual_seed(1)
     return torch.rand(2, channels, FAMILIES[name], FAMILIES[name], generator=generator)
 
@@ -161,17 +157,17 @@ def test_counting_by_shapes_equals_counting_what_is_built(name: str) -> None:
 
 
 def test_a_listing_says_what_is_where() -> None:
-    rows, further = api.list_models("*lite0")
+    rows, further = convscope.list_models("*lite0")
     weights = {row["model"]: row["weights"] for row in rows}
     assert weights.keys() == {EMBEDDED, "tf_efficientnet_lite0"}
     assert weights[EMBEDDED] == "here"
     assert weights["tf_efficientnet_lite0"] in ("here", "to download")  # by what this user has fetched
     assert {row["num_params"] for row in rows} == {PUBLISHED_PARAMETERS[EMBEDDED]}
     assert further == 0
-    rows, further = api.list_models("timm/resnet*", limit=2)
+    rows, further = convscope.list_models("timm/resnet*", limit=2)
     assert [row["model"] for row in rows] == zoo_names("timm/resnet*")[:2]
     assert further == len(zoo_names("timm/resnet*")) - 2
-    rows, _ = api.list_models()
+    rows, _ = convscope.list_models()
     assert [row["model"] for row in rows] == list(MODELS)
 
 
@@ -181,7 +177,7 @@ def test_a_listing_says_what_is_where() -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_training_takes_plain_logits_and_reaches_every_parameter(name: str) -> None:
     network = copy.deepcopy(built(name)).train()
-    logits = network(pictures(name))
+    logits = network(images(name))
     assert isinstance(logits, Tensor)
     assert logits.shape == (2, 5)
     F.cross_entropy(logits, torch.tensor([0, 3])).backward()
@@ -191,18 +187,18 @@ def test_training_takes_plain_logits_and_reaches_every_parameter(name: str) -> N
 
 
 @pytest.mark.parametrize("name", ["densenet121", "googlenet", "mobilenetv2_050", "resnet18", "vit_tiny_patch16_224"])
-def test_a_gray_picture_gives_what_three_equal_channels_give(name: str) -> None:
+def test_a_gray_image_gives_what_three_equal_channels_give(name: str) -> None:
     color = built(name)
     torch.manual_seed(0)
     gray = build_model(ModelConfig(name=name), (1, FAMILIES[name], FAMILIES[name]), 5)
     assert sum(p.numel() for p in gray.parameters()) < sum(p.numel() for p in color.parameters())
-    x = pictures(name, channels=1)
+    x = images(name, channels=1)
     with torch.no_grad():
         expected = color.eval()(x.expand(-1, 3, -1, -1))
         assert torch.allclose(gray.eval()(x), expected, atol=1e-4 * float(expected.abs().max().clamp(min=1)))
 
 
-def test_a_first_layer_for_gray_pictures_takes_colour_again() -> None:
+def test_a_first_layer_for_gray_images_takes_colour_again() -> None:
     gray = torch.randn(4, 1, 3, 3)
     x = torch.rand(1, 1, 8, 8)
     color = change_channels(gray, 3)
@@ -211,9 +207,9 @@ def test_a_first_layer_for_gray_pictures_takes_colour_again() -> None:
 
 
 def test_a_network_whose_first_layer_is_no_convolution_over_colours_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"tresnet_m.*takes RGB pictures only"):
+    with pytest.raises(UsageError, match=r"tresnet_m.*takes RGB images only"):
         build_model(ModelConfig(name="tresnet_m"), (1, 64, 64), 5)
-    with pytest.raises(UsageError, match="RGB pictures only"):
+    with pytest.raises(UsageError, match="RGB images only"):
         set_input_channels(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), 1)
 
 
@@ -241,7 +237,7 @@ def test_other_sizes_work_or_are_refused_in_words(name: str, side: int, words: s
 
 @pytest.mark.parametrize("name", ["mnasnet0_5", "mobilenetv2_050", "vit_tiny_patch16_224"])
 def test_a_network_survives_saving(name: str, tmp_path: Path) -> None:
-    network, x = built(name).eval(), pictures(name)
+    network, x = built(name).eval(), images(name)
     shape = (3, FAMILIES[name], FAMILIES[name])
     save_model(tmp_path, SavedModel(network, name, shape, tuple("abcde"), (0.5,) * 3, (0.25,) * 3))
     with torch.no_grad():
@@ -253,15 +249,15 @@ def test_a_network_survives_saving(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["resnet50", "efficientnet_b1", "efficientnet_v2_s"])
 def test_preprocessing_is_torchvisions_own(name: str) -> None:
-    """A picture through ours, resized by Pillow from the crop that is named, against their transforms."""
+    """An image through ours, resized by Pillow from the crop that is named, against their transforms."""
     preprocessing = find_model(name).preprocessing
     assert preprocessing is not None
-    picture = smooth_picture(400, 300)
-    expected = torchvision_models.get_model_weights(name).DEFAULT.transforms()(picture)
+    image = smooth_image(400, 300)
+    expected = torchvision_models.get_model_weights(name).DEFAULT.transforms()(image)
     side, kept = preprocessing.image_size, 150 * preprocessing.crop_fraction
     box = (200 - kept, 150 - kept, 200 + kept, 150 + kept)
     filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-    pixels = np.asarray(picture.resize((side, side), filters[preprocessing.interpolation], box=box), np.float32) / 255
+    pixels = np.asarray(image.resize((side, side), filters[preprocessing.interpolation], box=box), np.float32) / 255
     ours = (pixels - np.float32(preprocessing.mean)) / np.float32(preprocessing.std)
     assert expected.shape == (3, side, side)
     assert float((torch.from_numpy(ours).permute(2, 0, 1) - expected).abs().mean()) < 0.02
@@ -299,7 +295,7 @@ def test_scaling_the_input_belongs_to_the_preprocessing(name: str, side: int) ->
         assert torch.allclose(ours.eval()((x - our_mean) / our_std), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_statistics_of_gray_pictures_are_the_average() -> None:
+def test_statistics_of_gray_images_are_the_average() -> None:
     preprocessing = find_model("resnet18").preprocessing
     assert preprocessing is not None
     assert preprocessing.statistics(3) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -307,7 +303,7 @@ def test_statistics_of_gray_pictures_are_the_average() -> None:
     assert (mean, std) == (pytest.approx(0.449), pytest.approx(0.226))
 
 
-def smooth_picture(width: int, height: int) -> Image.Image:
+def smooth_image(width: int, height: int) -> Image.Image:
     noise = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
 
@@ -318,7 +314,7 @@ def smooth_picture(width: int, height: int) -> Image.Image:
 @pytest.mark.parametrize("name", [*FAMILIES, *(name for name, spec in MODELS.items() if spec.native_shape[1] <= 200)])
 def test_head_of_backbone_is_the_network(name: str) -> None:
     if name in FAMILIES:
-        network, x = built(name).eval(), pictures(name)
+        network, x = built(name).eval(), images(name)
     else:
         shape = MODELS[name].native_shape
         torch.manual_seed(0)
@@ -331,7 +327,7 @@ def test_head_of_backbone_is_the_network(name: str) -> None:
         features = backbone.eval()(x)
         assert features.ndim == 2
         assert torch.equal(head(features), network(x))
-    shared = {id(parameter) for part in (backbone, head) for parameter in part.parameters()}
+    shared = {id(parameter) for split in (backbone, head) for parameter in split.parameters()}
     assert shared == {id(parameter) for parameter in network.parameters()}
 
 
@@ -341,7 +337,7 @@ def test_head_of_backbone_is_the_network(name: str) -> None:
 def test_features_are_those_that_timm_calls_so(name: str) -> None:
     network = built(name).eval()
     with torch.no_grad():
-        x = pictures(name)
+        x = images(name)
         expected = network.forward_head(network.forward_features(x), pre_logits=True)
         features = split_backbone(network)[0](x)
     assert torch.equal(features, expected)

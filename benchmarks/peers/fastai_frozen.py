@@ -1,8 +1,8 @@
 """A classifier of photos as a fastai lesson makes it: frozen backbone, fresh head, a few epochs of one-cycle training.
 
 Needs fastai (`pip install fastai`), which convscope does not. The network and its ImageNet weights are the ones that
-convscope carries; pictures, parts and labels come from a run's split.csv. Prints one JSON object: seconds from the
-folder of pictures to the accuracy on the test part, those of each epoch, imports left out.
+convscope carries; images, parts and labels come from a run's split.csv. Prints one JSON object: seconds from the
+folder of images to the accuracy on the test split, those of each epoch, imports left out.
 """
 
 from __future__ import annotations
@@ -29,18 +29,16 @@ from torch import nn
 
 from convscope.config import ModelConfig
 from convscope.models import build_model
-from convscope.models.zoo import split_backbone
+from convscope.models.surgery.head import split_backbone
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
-    parser.add_argument("split", type=Path, help="split.csv of a run on the same pictures")
+    parser.add_argument("split", type=Path, help="split.csv of a run on the same images")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--share", type=float, default=1.0, help="of the pictures of each part that is used, from 0 to 1"
-    )
+    parser.add_argument("--share", type=float, default=1.0, help="of the images of each part that is used, from 0 to 1")
     parser.add_argument(
         "--freeze-norms", action="store_true", help="the backbone's batch norms as well, which fastai lets learn"
     )
@@ -53,7 +51,7 @@ def main() -> None:
     loaders = ImageDataLoaders.from_df(
         learning,
         options.folder,
-        fn_col="picture",
+        fn_col="image",
         label_col="label",
         valid_col="is_valid",
         item_tfms=Resize(224),
@@ -70,7 +68,7 @@ def main() -> None:
         begun = time.perf_counter()
         learner.fit_one_cycle(options.epochs, 2e-3)
         epoch_seconds = (time.perf_counter() - begun) / options.epochs
-        files = [options.folder / name for name in test["picture"]]
+        files = [options.folder / name for name in test["image"]]
         probabilities, _ = learner.get_preds(dl=loaders.test_dl(files))
     names = [loaders.vocab[i] for i in probabilities.argmax(dim=1)]
     found = sum(name == label for name, label in zip(names, test["label"], strict=True))

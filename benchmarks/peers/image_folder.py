@@ -1,7 +1,7 @@
 """One pass over class folders of photos as a course script makes it: ImageFolder, transforms, a DataLoader.
 
-Prints one JSON object: seconds of a whole pass (making the data set, then every batch), number of pictures, and their
-mean. The pictures are decoded afresh in every pass; a first one has put the files into the page cache.
+Prints one JSON object: seconds of a whole pass (making the data set, then every batch), number of images, and their
+mean. The images are decoded afresh in every pass; a first one has put the files into the page cache.
 """
 
 from __future__ import annotations

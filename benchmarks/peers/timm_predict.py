@@ -1,6 +1,6 @@
 """Classes of photos as a model card of timm shows it: the eager network, timm's own transform, batches of 32.
 
-Prints one JSON object: the best class of each picture, as its number.
+Prints one JSON object: the best class of each image, as its number.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BATCH_SIZE = 32
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("weights", help="safetensors file of the network's weights")
-    parser.add_argument("paths", type=Path, nargs="+", help="pictures and folders of pictures")
+    parser.add_argument("paths", type=Path, nargs="+", help="images and folders of images")
     options = parser.parse_args()
     model = timm.create_model("tf_efficientnet_lite0").eval()
     model.load_state_dict(load_file(options.weights))

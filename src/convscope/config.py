@@ -1,14 +1,15 @@
 """The configuration of a run: frozen dataclasses that go to JSON and back unchanged.
 
-Every field has the name of its command-line option. Ranges are checked when the object is made, so a value that
-cannot work is refused before any data is read.
+Each field is an option. Its name, type, default and help text are written only here; the command line and the
+documentation of the Python API are made from them. Values are checked when the object is created, before any data is
+read.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, TypeVar, get_args
+from functools import cache
+from types import UnionType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from convscope.errors import UsageError, unknown_name
 
@@ -19,65 +20,68 @@ Augmentation = Literal["flip", "crop", "rotate", "zoom", "color", "erase", "mixu
 Resize = Literal["crop", "squash"]
 Interpolation = Literal["bilinear", "bicubic", "lanczos"]
 HeadKind = Literal["linear", "square-root"]
+Precision = Literal["float32", "bfloat16", "auto"]
 
-SPLIT_WITHOUT_TEST_PART = (70.0, 15.0, 15.0)
-"""Train, validation and test percentages of a source that has no test part of its own."""
-SPLIT_WITH_TEST_PART = (90.0, 10.0, 0.0)
-"""Percentages for the rest of a source that has one."""
+SPLIT_WITHOUT_TEST = (70.0, 15.0, 15.0)
+"""Training, validation and test percentages of a source without its own test split."""
+SPLIT_WITH_TEST = (90.0, 10.0, 0.0)
+"""The same for a source with its own test split; they divide the rest."""
 STACK = "stack"
-"""The model name of a network that is written out layer by layer."""
+"""The model name of a network written layer by layer."""
 MAX_PIXELS = 100_000_000
-"""Largest picture that is decoded, in pixels: 300 MB as RGB."""
+"""Pixels of the largest image that is decoded: 300 MB as RGB."""
+DEFAULT_MOMENTUM = 0.9
+"""Momentum of SGD and Muon, and first beta of Adam and AdamW."""
+
+FIRST, DATA, NETWORK, TRAINING = "Used most", "Data", "Network", "Training"
+TRANSFER, COMPUTE, OUTPUT = "Transfer learning", "Memory and speed", "Output"
+PANELS = (FIRST, DATA, NETWORK, TRAINING, TRANSFER, COMPUTE, OUTPUT)
+"""The panels of options in the help of the command line, in order."""
+
+
+def option(
+    default: Any,  # noqa: ANN401
+    help: str,
+    panel: str | None,
+    *,
+    least: float | None = None,
+    below: float | None = None,
+) -> Any:  # noqa: ANN401
+    """Return the dataclass field of an option.
+
+    Args:
+        panel: one of PANELS; None means the command line has no option of this name.
+        least, below: the value is at least `least` and less than `below`.
+    """
+    return field(default=default, metadata={"help": help, "panel": panel, "least": least, "below": below})
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Where the pictures come from and how they are cut to size and split.
+    """Where the images come from and how they are resized and split.
 
     Args:
-        source: a name (`mnist5k`, `cifar10`, ...) or the path of a folder or archive of class folders, or of a CSV.
-        data_dir: folder that holds the files of a named source; None looks in the cache, then downloads.
-        image_size: side in pixels; None keeps the source's own size.
-        resize: how a picture that is not square becomes so: crop cuts out the centre, squash changes its proportions.
-        crop_fraction: share of either side that is kept, the rest is cut away evenly all round; 1 keeps everything.
-        interpolation: filter that resizes, antialiased.
-        gray: one channel, even from colour pictures.
-        per_class: at most this many pictures of each class in each part.
-        split: percentages for train, validation, test; None takes the defaults above.
-        split_seed: seed of the split; apart from the training seed, so that seeds can be compared on one split.
-        drop_empty: leave out classes without a usable picture instead of stopping.
-        allow_truncated: accept pictures whose file is cut short (missing pixels are gray in JPEGs, black in others).
-        max_pixels: refuse to decode pictures with more pixels than this.
+        source: a name such as `mnist5k`, or the path of a folder or archive of class folders, or of a CSV file.
     """
 
     source: str
-    data_dir: str | None = None
-    image_size: int | None = None
-    resize: Resize = "crop"
-    crop_fraction: float = 1.0
-    interpolation: Interpolation = "bilinear"
-    gray: bool = False
-    per_class: int | None = None
-    split: tuple[float, float, float] | None = None
-    split_seed: int = 0
-    drop_empty: bool = False
-    allow_truncated: bool = False
-    max_pixels: int = MAX_PIXELS
+    data_dir: str | None = option(None, "Folder with the files of a named data set.", DATA)
+    image_size: int | None = option(None, "Side length of the images in pixels.", FIRST, least=1)
+    resize: Resize = option("crop", "Non-square images: crop the center, or squash.", DATA)
+    crop_fraction: float = option(1.0, "Central share of each side to keep, up to 1.", DATA)
+    interpolation: Interpolation = option("bilinear", "Resizing filter: bilinear, bicubic or lanczos.", DATA)
+    gray: bool = option(False, "Convert images to one gray channel.", DATA)
+    per_class: int | None = option(None, "Use at most N images per class in each split.", DATA, least=1)
+    split: tuple[float, float, float] | None = option(None, "Train/validation/test percentages, e.g. 70/15/15.", DATA)
+    split_seed: int = option(0, "Seed of the random split.", DATA)
+    drop_empty: bool = option(False, "Leave out classes without usable images.", DATA)
+    allow_truncated: bool = option(False, "Accept truncated image files.", DATA)
+    max_pixels: int = option(MAX_PIXELS, "Largest image to accept, in pixels.", DATA, least=1)
 
     def __post_init__(self) -> None:
-        _at_least("image_size", self.image_size, 1)
-        _at_least("per_class", self.per_class, 1)
-        _at_least("max_pixels", self.max_pixels, 1)
+        _check_values(self)
         if not 0 < self.crop_fraction <= 1:
-            raise UsageError(
-                f"crop_fraction {self.crop_fraction} is not in 0..1 (0 excluded); 1 keeps the whole picture"
-            )
-        for name, value, known in (
-            ("resize rule", self.resize, get_args(Resize)),
-            ("interpolation", self.interpolation, get_args(Interpolation)),
-        ):
-            if value not in known:
-                raise unknown_name(name, value, known)
+            raise UsageError(f"crop_fraction {self.crop_fraction} is not in 0..1 (0 excluded); 1 keeps the whole image")
         if self.split is not None and (
             len(self.split) != 3 or min(self.split) < 0 or abs(sum(self.split) - 100) > 1e-6 or self.split[0] == 0
         ):
@@ -90,151 +94,95 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Which network.
+    """The network.
 
     Args:
-        name: a key of MODELS; `auto` is the one we recommend, `stack` one that is written out in `stack`.
-        stack: layers in the one-line notation, for example "conv 8 5x5; relu; max-pool 2; linear 10".
-        pretrained: start from trained weights instead of random ones.
-        weights: a safetensors file to take the trained weights from; None takes those known by the network's name.
-        head: `square-root` has the last layer multiply the signed square roots of its inputs.
+        name: a key of MODELS; `auto` is the recommended network, `stack` the one written in `stack`.
     """
 
     name: str = "auto"
-    stack: str | None = None
-    pretrained: bool = False
-    weights: str | None = None
-    head: HeadKind = "linear"
+    stack: str | None = option(None, 'Network in one line, e.g. "conv 8 5x5; relu; linear 10".', NETWORK)
+    pretrained: bool = option(False, "Start from published pretrained weights.", FIRST)
+    weights: str | None = option(None, "Start from weights in a .safetensors or .pth file.", NETWORK)
+    head: HeadKind = option("linear", "Head: linear, or square-root (of the features).", NETWORK)
 
     def __post_init__(self) -> None:
-        if self.head not in get_args(HeadKind):
-            raise unknown_name("head", self.head, get_args(HeadKind))
+        _check_values(self)
         if self.stack is not None and self.name != STACK:
-            raise UsageError(f"model {self.name!r} and a stack are two networks; give --model or --stack, not both")
+            raise UsageError(f"model {self.name!r} and a stack are two networks; use --model or --stack, not both")
         if self.stack is None and self.name == STACK:
             raise UsageError('model "stack" needs its layers, for example --stack "conv 8 5x5; relu; linear 10"')
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How the network is trained.
+    """How the network is trained."""
 
-    Args:
-        epochs: passes over the training part.
-        batch_size: pictures per step on the device; the weights change every `batch_size * accumulate` pictures.
-        lr: learning rate; the peak of the one-cycle schedule.
-        momentum: of SGD and Muon, and the first beta of Adam and AdamW (None: 0.9).
-        beta2: the second beta of Adam and AdamW, and for what Muon leaves to Adam.
-        weight_decay: coupled for SGD and Adam, decoupled for AdamW and for the weights that Muon moves.
-        auto_batch: batch_size is to be chosen: the largest power of two that makes sense and fits; once a run has begun
-            batch_size is what was chosen.
-        parts: each batch goes through the network in so many parts; the gradient is that of the whole batch.
-        evaluation_batch: at most so many pictures at a time where nothing is learned; None: as many as are fast.
-        memory: the most bytes that the process may take, or torch may take of a GPU; None for no limit. What has to be
-            changed for it that leaves the result as it is, is.
-        accumulate: gradient steps that are added up before the weights change.
-        label_smoothing: share of the target spread evenly over all classes, 0..1.
-        augment: names of augmentations, applied in this order to training batches; mixup comes last.
-        class_weights: `balanced` lets all classes count the same in the loss, however many pictures each has.
-        freeze: keep the network but for its head as it is, with what it makes of the pictures computed once; None does
-            so for pretrained networks.
-        unfreeze_at: epoch from which frozen stages learn as well; None never. A head fitted to its optimum stands for
-            the epochs before.
-        unfreeze: the stages that learn from then on, by name or beginning of a name; () is all of them.
-        unfreeze_lr: learning rate from then on.
-        views: random versions of each picture that a frozen network is shown, where augmentation is asked for.
-        whiten: compute the first layer from the training pictures instead of training it, so that its maps are
-            uncorrelated.
-        normalize: subtract the mean and divide by the deviation of the training part, per channel.
-        patience: stop after this many epochs without a better one on validation data; None never stops early.
-        seed: of weights, order, augmentation and dropout.
-        device: auto, cpu, cuda, cuda:N or mps.
-        threads: CPU threads; None is torch's choice, and one for networks too small to gain from more.
-        mixed_precision: bfloat16 or float16 arithmetic where the device has it.
-        checkpoint_activations: keep few of the maps for the backward pass and compute the others again; nothing else
-            changes.
-        checkpoint_seconds: longest time between two checkpoints within an epoch.
-        checkpoint_steps: save every so many steps as well; None saves by time and at each epoch's end.
-    """
-
-    epochs: int = 10
-    batch_size: int = 64
-    auto_batch: bool = False
-    parts: int = 1
-    evaluation_batch: int | None = None
-    memory: int | None = None
-    lr: float = 1e-3
-    optimizer: Optimizer = "adam"
-    momentum: float | None = None
-    beta2: float = 0.999
-    weight_decay: float = 0.0
-    schedule: Schedule = "one-cycle"
-    accumulate: int = 1
-    label_smoothing: float = 0.0
-    augment: tuple[str, ...] = ()
-    class_weights: ClassWeights = "none"
-    freeze: bool | None = None
-    unfreeze_at: int | None = None
-    unfreeze: tuple[str, ...] = ()
-    unfreeze_lr: float = 3e-4
-    views: int = 4
-    whiten: bool = False
-    normalize: bool = True
-    patience: int | None = None
-    seed: int = 0
-    device: str = "auto"
-    threads: int | None = None
-    mixed_precision: bool = False
-    checkpoint_activations: bool = False
-    checkpoint_seconds: float = 60.0
-    checkpoint_steps: int | None = None
+    epochs: int = option(10, "Passes over the training split.", FIRST, least=1)
+    batch_size: int = option(64, "Images per batch, or auto: what suits data and memory.", FIRST, least=1)
+    auto_batch: bool = option(False, "Choose the batch size; `batch_size` is then the chosen one.", None)
+    lr: float = option(1e-3, "Learning rate; the peak of a one-cycle schedule.", FIRST)
+    optimizer: Optimizer = option("adam", "Optimizer: adam, adamw, sgd or muon.", TRAINING)
+    momentum: float | None = option(
+        None, "Momentum of SGD and Muon; first beta of Adam, AdamW (default: 0.9).", TRAINING, least=0, below=1
+    )
+    beta2: float = option(0.999, "Second beta of Adam, AdamW and Muon's Adam.", TRAINING, least=0, below=1)
+    weight_decay: float = option(0.0, "Weight decay; decoupled for adamw and muon.", TRAINING, least=0)
+    schedule: Schedule = option("one-cycle", "Learning rate schedule: one-cycle or constant.", TRAINING)
+    accumulate: int = option(1, "Batches per optimizer step; gradients add up.", TRAINING, least=1)
+    label_smoothing: float = option(0.0, "Share of the target spread over all classes.", TRAINING, least=0, below=1)
+    augment: tuple[str, ...] = option((), "Comma list: flip, crop, rotate, zoom, color, erase, mixup.", FIRST)
+    class_weights: ClassWeights = option("none", "none, or balanced: each class counts the same.", TRAINING)
+    normalize: bool = option(True, "Normalize by the mean and std of the training split.", TRAINING)
+    whiten: bool = option(False, "Compute the first layer from the images, not by training.", TRAINING)
+    patience: int | None = option(None, "Stop after N epochs without a better validation result.", TRAINING, least=1)
+    seed: int = option(0, "Seed of weights, image order, augmentation and dropout.", TRAINING, least=0)
+    freeze: bool | None = option(None, "Train only the head (default: with --pretrained).", TRANSFER)
+    unfreeze_at: int | None = option(None, "Epoch in which frozen stages start to learn.", TRANSFER, least=1)
+    unfreeze: tuple[str, ...] = option((), "Stages that learn from --unfreeze-at on (default: all).", TRANSFER)
+    unfreeze_lr: float = option(3e-4, "Learning rate from --unfreeze-at on.", TRANSFER)
+    augmented_copies: int = option(4, "Augmented copies per image, with a frozen network.", TRANSFER, least=1)
 
     def __post_init__(self) -> None:
-        for name in (
-            "epochs",
-            "batch_size",
-            "parts",
-            "evaluation_batch",
-            "memory",
-            "accumulate",
-            "patience",
-            "threads",
-            "checkpoint_steps",
-            "unfreeze_at",
-            "views",
-        ):
-            _at_least(name, getattr(self, name), 1)
-        _at_least("seed", self.seed, 0)
-        _at_least("weight_decay", self.weight_decay, 0)
-        _at_least("checkpoint_seconds", self.checkpoint_seconds, 0)
+        _check_values(self)
         for name, rate in (("lr", self.lr), ("unfreeze_lr", self.unfreeze_lr)):
             if not 0 < rate < float("inf"):
-                option = name.replace("_", "-")
-                raise UsageError(f"{name} {rate} is not a positive number; for example --{option} 0.001")
+                raise UsageError(f"{name} {rate} is not a positive number; for example {flag_of(name)} 0.001")
         if self.unfreeze_at is not None and not self.unfreeze_at <= self.epochs:
             raise UsageError(
-                f"unfreeze_at {self.unfreeze_at} comes after the last of {self.epochs} epochs; "
-                "give more --epochs, or leave out --unfreeze-at to train the head alone"
+                f"unfreeze_at {self.unfreeze_at} is after the last of {self.epochs} epochs; "
+                "use more --epochs, or leave out --unfreeze-at to train only the head"
             )
         if self.unfreeze and self.unfreeze_at is None:
-            raise UsageError("unfreeze names stages and no epoch; for example --unfreeze-at 2")
-        if self.class_weights not in get_args(ClassWeights):
-            raise unknown_name("class weights", self.class_weights, get_args(ClassWeights))
-        if not 0 <= self.label_smoothing < 1:
-            raise UsageError(f"label_smoothing {self.label_smoothing} is not in 0..1; 0 turns it off")
-        for name, value in (("momentum", self.momentum), ("beta2", self.beta2)):
-            if value is not None and not 0 <= value < 1:
-                raise UsageError(f"{name} {value} is not in 0..1 (1 excluded)")
-        if self.optimizer not in get_args(Optimizer):
-            raise unknown_name("optimizer", self.optimizer, get_args(Optimizer))
+            raise UsageError("unfreeze names stages but there is no epoch; add one, for example --unfreeze-at 2")
         for name in self.augment:
             if name not in get_args(Augmentation):
                 raise unknown_name("augmentation", name, get_args(Augmentation))
-        if self.schedule not in get_args(Schedule):
-            raise unknown_name("schedule", self.schedule, get_args(Schedule))
+
+    @property
+    def momentum_or_default(self) -> float:
+        """The momentum to train with."""
+        return DEFAULT_MOMENTUM if self.momentum is None else self.momentum
 
 
-_Part = TypeVar("_Part", DataConfig, ModelConfig, TrainConfig)
+@dataclass(frozen=True, kw_only=True)
+class ComputeConfig:
+    """How a run is computed. Apart from rounding, nothing here changes what is learned."""
+
+    device: str = option("auto", "Device: auto, cpu, cuda, cuda:N or mps.", COMPUTE)
+    threads: int | None = option(None, "CPU threads (default: what suits the network).", COMPUTE, least=1)
+    memory: int | None = option(None, "Memory limit that the run is fitted into, e.g. 4GiB.", COMPUTE, least=1)
+    micro_batches: int = option(1, "Micro-batches that each batch is split into.", COMPUTE, least=1)
+    evaluation_batch_size: int | None = option(
+        None, "Images per batch in evaluation (default: what is fast).", COMPUTE, least=1
+    )
+    precision: Precision = option("float32", "Number format: float32, bfloat16, or auto (fastest).", COMPUTE)
+    checkpoint_activations: bool = option(False, "Save memory: recompute activations in backward.", COMPUTE)
+    checkpoint_seconds: float = option(60.0, "Most seconds between two checkpoints.", COMPUTE, least=0)
+    checkpoint_steps: int | None = option(None, "Also save a checkpoint every N steps.", COMPUTE, least=1)
+
+    def __post_init__(self) -> None:
+        _check_values(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,20 +192,108 @@ class RunConfig:
     data: DataConfig
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
 
     def __post_init__(self) -> None:
         if self.train.whiten and (self.model.pretrained or self.model.weights is not None):
-            raise UsageError("whiten computes the first layer anew, and trained weights come with theirs; choose one")
+            raise UsageError(
+                "whiten computes the first layer, but trained weights include one; use only one of the two"
+            )
         if self.frozen and "mixup" in self.train.augment:
             raise UsageError(
-                "mixup mixes the labels of two pictures, and the head of a frozen network is fitted to single ones; "
+                "mixup mixes the labels of two images, but the head of a frozen network is fitted to single labels; "
                 "leave mixup out of --augment, or train all layers with --no-freeze"
             )
 
     @property
     def frozen(self) -> bool:
-        """Whether the network is frozen at first, so that only its head is fitted."""
+        """Whether the network is frozen at first and only its head is fitted."""
         return self.model.pretrained if self.train.freeze is None else self.train.freeze
+
+
+# ---------------------------------------------------------------- options
+
+CONFIGS: dict[str, type[Any]] = {
+    "data": DataConfig,
+    "model": ModelConfig,
+    "train": TrainConfig,
+    "compute": ComputeConfig,
+}
+"""The configurations in a RunConfig, by name."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of a run.
+
+    Args:
+        config: the key in CONFIGS of its dataclass.
+        kinds: the types that its value may have, generic ones without their arguments.
+        choices: the values of a Literal; () if any value is allowed.
+        panel, least, below: see `option`.
+    """
+
+    name: str
+    config: str
+    hint: Any
+    kinds: frozenset[type]
+    choices: tuple[str, ...]
+    default: Any
+    help: str
+    panel: str | None
+    least: float | None
+    below: float | None
+
+
+def flag_of(name: str) -> str:
+    """Return the name of an option on the command line."""
+    return "--" + name.replace("_", "-")
+
+
+@cache
+def options() -> Mapping[str, Option]:
+    """Return the options of a run by name, in the order of the fields, without `source` and the model's `name`."""
+    return {entry.name: entry for name, kind in CONFIGS.items() for entry in _options_of(name, kind)}
+
+
+def _options_of(config: str, kind: type[Any]) -> Iterator[Option]:
+    hints = get_type_hints(kind)
+    for entry in fields(kind):
+        if entry.metadata:
+            hint = hints[entry.name]
+            kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+            literal = next((each for each in kinds if get_origin(each) is Literal), None)
+            yield Option(
+                name=entry.name,
+                config=config,
+                hint=hint,
+                kinds=frozenset(str if each is literal else get_origin(each) or each for each in kinds),
+                choices=get_args(literal),
+                default=entry.default,
+                **entry.metadata,
+            )
+
+
+def _check_values(config: object) -> None:
+    """Raise a UsageError for a value that is out of range or not one of the choices."""
+    for entry in fields(config):  # type: ignore[arg-type]
+        known, value = options().get(entry.name), getattr(config, entry.name)
+        if known is None or value is None:
+            continue
+        if known.least is not None and not value >= known.least:
+            raise UsageError(f"{known.name} {value} is too small; {flag_of(known.name)} takes {known.least} or more")
+        if known.below is not None and not value < known.below:
+            raise UsageError(f"{known.name} {value} is too large; {flag_of(known.name)} takes less than {known.below}")
+        if known.choices and value not in known.choices:
+            raise unknown_name(known.name.replace("_", " "), value, known.choices)
+
+
+DEFAULT_COMPUTE = ComputeConfig()
+
+
+# ---------------------------------------------------------------- JSON
+
+_Config = TypeVar("_Config", DataConfig, ModelConfig, TrainConfig, ComputeConfig)
 
 
 def config_to_json(config: RunConfig) -> dict[str, Any]:
@@ -271,34 +307,15 @@ def config_from_json(tree: Mapping[str, Any]) -> RunConfig:
     Raises:
         UsageError: a key is unknown, which means that a newer version wrote it.
     """
-    return RunConfig(
-        data=_part_from_json(DataConfig, "data", tree["data"]),
-        model=model_config_from_json(tree["model"]),
-        train=train_config_from_json(tree["train"]),
-    )
+    return RunConfig(**{name: part_from_json(kind, tree[name]) for name, kind in CONFIGS.items()})
 
 
-def model_config_from_json(tree: Mapping[str, Any]) -> ModelConfig:
-    """Return the part of a configuration that `dataclasses.asdict` made of it."""
-    return _part_from_json(ModelConfig, "model", tree)
-
-
-def train_config_from_json(tree: Mapping[str, Any]) -> TrainConfig:
-    """Return the part of a configuration that `dataclasses.asdict` made of it."""
-    return _part_from_json(TrainConfig, "train", tree)
-
-
-def _part_from_json(kind: type[_Part], name: str, tree: Mapping[str, Any]) -> _Part:
-    """Return a part of a configuration; JSON knows no tuples, only lists."""
+def part_from_json(kind: type[_Config], tree: Mapping[str, Any]) -> _Config:
+    """Return one of CONFIGS from the result of `dataclasses.asdict`; JSON turned its tuples into lists."""
     known = {entry.name for entry in fields(kind)}
     for key in tree:
         if key not in known:
+            name = next(name for name, each in CONFIGS.items() if each is kind)
             raise unknown_name(f"{name} option", key, known)
     values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in tree.items()}
     return kind(**values)
-
-
-def _at_least(name: str, value: float | None, least: int) -> None:
-    if value is not None and not value >= least:
-        option = name.replace("_", "-")
-        raise UsageError(f"{name} {value} is too small; --{option} takes {least} or more")

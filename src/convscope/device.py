@@ -1,6 +1,4 @@
-"""The device a run computes on: choosing it, its threads and number formats, and describing it honestly."""
-
-from __future__ import annotations
+"""The device a run computes on: choice, threads, number formats, memory and description."""
 
 import ctypes
 import gc
@@ -8,6 +6,8 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,8 +15,10 @@ from pathlib import Path
 import psutil
 import torch
 
+from convscope.config import Precision
+from convscope.cpu import available_processors
 from convscope.errors import UsageError
-from convscope.processors import available_processors
+from convscope.torch_internals import multiplies_bfloat16
 
 _SHORTAGES = (
     "DefaultCPUAllocator",
@@ -30,13 +32,13 @@ _SHORTAGES = (
     "CUSOLVER_STATUS_ALLOC_FAILED",
     "could not create a memory object",
 )
-"""What torch's allocators and the libraries it calls (cuBLAS, cuDNN, cuSOLVER, oneDNN) say when there is no memory."""
+"""Error texts of torch's allocators and its libraries (cuBLAS, cuDNN, cuSOLVER, oneDNN) when memory runs out."""
 
 SMALL_STEP_MACS = 10_000_000
-"""A training step of fewer multiply-adds (for the whole batch, forward) runs on one CPU thread.
+"""A training step with fewer multiply-adds (forward, for the whole batch) runs on one CPU thread.
 
-N1 at batch 64 has 6.5 million: 0.56 ms a step on one thread and 0.62 ms on two, 0.56 and 1.6 ms while another program
-uses one of the two cores. N2 has 30 million: 8.3 and 5.9 ms.
+N1 at batch size 64 has 6.5 million: a step takes 0.56 ms on one thread and 0.62 ms on two; while another program uses
+one of the two cores, 0.56 and 1.6 ms. N2 has 30 million: 8.3 and 5.9 ms.
 """
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -44,7 +46,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 @dataclass(frozen=True)
 class Hardware:
-    """What the run was computed on; None where it cannot be known."""
+    """What a run was computed on; None means unknown."""
 
     device: str
     name: str | None
@@ -77,9 +79,9 @@ def choose_device(name: str) -> torch.device:
 
 
 def configure_threads(threads: int | None) -> None:
-    """Set the number of CPU threads (None: as torch chose at first) and let denormal numbers count as zero.
+    """Set the number of CPU threads (None: torch's own choice) and flush denormal numbers to zero.
 
-    Denormals make late training on a CPU several times slower and change nothing that matters.
+    Denormals make late training on a CPU several times slower and do not affect the result.
     """
     torch.set_num_threads(_default_threads() if threads is None else threads)
     torch.set_flush_denormal(True)
@@ -88,9 +90,9 @@ def configure_threads(threads: int | None) -> None:
 def keep_freed_memory() -> None:
     """Let the C allocator keep what a step frees for the next step; does nothing where it is not glibc's.
 
-    It gives freed memory back to the system as soon as more than twice the largest block is free, and every page that
-    is asked for again costs a page fault: 600,000 in 200 steps of N3, a quarter of its time. Blocks over 32 MiB still
-    go back at once, so the peak of large networks stays what it was.
+    By default glibc returns memory to the system once more than twice the largest block is free, and each page that is
+    needed again costs a page fault: 600,000 in 200 steps of N3, a quarter of the time. Blocks over 32 MiB still go back
+    at once, so the peak of large networks does not grow.
     Source: mallopt(3), M_MMAP_THRESHOLD and M_TRIM_THRESHOLD.
     """
     if libc := _glibc():
@@ -99,10 +101,10 @@ def keep_freed_memory() -> None:
 
 
 def release_freed_memory() -> None:
-    """Let the C allocator give blocks of 128 KiB and more back once they are freed: less memory, more page faults.
+    """Let the C allocator return blocks of 128 KiB and more when they are freed: less memory, more page faults.
 
-    Hardly any gaps between blocks stay behind, so what a process holds is little more than what is in use: batches of 8
-    through Inception v3 take 118 MiB where their tensors take 113; with a threshold of 1 MiB they took up to 150.
+    Few gaps between blocks remain, so the process holds little more than is in use: batches of 8 through Inception v3
+    take 118 MiB, of which their tensors take 113; with a threshold of 1 MiB they took up to 150.
     """
     if libc := _glibc():
         libc.mallopt(_M_MMAP_THRESHOLD, 2**17)
@@ -110,7 +112,7 @@ def release_freed_memory() -> None:
 
 
 def return_free_memory() -> None:
-    """Give the memory that is free and still held by the C allocator back to the system, once."""
+    """Return to the system the free memory that the C allocator still holds."""
     gc.collect()
     if libc := _glibc():
         libc.malloc_trim(0)
@@ -121,19 +123,41 @@ def _glibc() -> ctypes.CDLL | None:
     return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
 
 
+@contextmanager
+def process_unchanged() -> Iterator[None]:
+    """Restore what a run changes in the process: threads, denormals, random state and the C allocator's settings."""
+    threads, denormals_are_zero = torch.get_num_threads(), _denormals_are_zero()
+    state = torch.get_rng_state()
+    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_flush_denormal(denormals_are_zero)
+        torch.set_rng_state(state)
+        if cuda_states:
+            torch.cuda.set_rng_state_all(cuda_states)
+        release_freed_memory()  # glibc's own thresholds
+
+
+def _denormals_are_zero() -> bool:
+    """Return whether this thread flushes denormal numbers to zero; torch can set that but not report it."""
+    return float(torch.tensor(2.0**-1060, dtype=torch.float64) * 1.0) == 0.0
+
+
 def threads_for_step(macs: int) -> int | None:
-    """Return the threads that suit a training step of so many multiply-adds: None is torch's own choice."""
+    """Return the number of threads for a training step with this many multiply-adds; None is torch's own choice."""
     return 1 if macs < SMALL_STEP_MACS else None
 
 
 @cache
 def _default_threads() -> int:
-    """Return torch's own choice, which is there to be asked for until the first change."""
+    """Return torch's own choice; cached, since torch forgets it at the first change."""
     return torch.get_num_threads()
 
 
 def has_idle_processor() -> bool:
-    """Return whether torch computes on fewer processors than this process may use, so that another thread may work."""
+    """Return whether torch uses fewer processors than this process may, so that another thread can work."""
     return torch.get_num_threads() < available_processors()
 
 
@@ -149,35 +173,37 @@ def seed_generator(device: torch.device, seed: int) -> None:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Say whether an error means that memory ran out, on whatever device; many libraries have no class for it."""
+    """Return whether an error means that memory ran out; many libraries have no exception class for it."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _SHORTAGES)
 
 
-def autocast_dtype(device: torch.device, *, wanted: bool) -> torch.dtype | None:
-    """Return the reduced format for mixed precision on this device, None for plain float32.
+def reduced_dtype(device: torch.device, precision: Precision) -> torch.dtype | None:
+    """Return the 16-bit format to compute in on this device, None for float32.
 
-    A CPU without bfloat16 instructions emulates them several times slower, so there float32 stays.
+    `auto` is the device's own 16-bit format; on a CPU without bfloat16 instructions, where emulation is several times
+    slower, it is float32.
+
+    Raises:
+        UsageError: bfloat16 was requested, and the device has no instructions for it.
     """
-    if not wanted:
-        return None
+    found = None if precision == "float32" else _fast_dtype(device)
+    if precision == "bfloat16" and found is not torch.bfloat16:
+        raise UsageError(f"this {device.type} has no bfloat16 arithmetic; --precision auto uses the fastest one")
+    return found
+
+
+def _fast_dtype(device: torch.device) -> torch.dtype | None:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     if device.type == "mps":
         return torch.float16
-    return torch.bfloat16 if _multiplies_bfloat16() else None
-
-
-def _multiplies_bfloat16() -> bool:
-    """Return whether the CPU has instructions for products of bfloat16; oneDNN says yes to AVX-512 without them too."""
-    if platform.machine().lower() in ("x86_64", "amd64"):
-        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return torch.bfloat16 if multiplies_bfloat16() else None
 
 
 def describe_hardware(device: torch.device) -> Hardware:
-    """Return what is known of the device and the machine around it."""
+    """Return the description of a device and its machine."""
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         name: str | None = properties.name
@@ -194,28 +220,34 @@ def describe_hardware(device: torch.device) -> Hardware:
     )
 
 
-def measure_peak_flops(
-    device: torch.device, dtype: torch.dtype = torch.float32, *, size: int = 1024, rounds: int = 3
-) -> float:
-    """Return the best rate of a `size` x `size` matrix product in this format, in floating-point operations/second."""
+def measure_peak_flops(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
+    """Return the best rate of a matrix product in this format, in floating-point operations per second."""
+    size = 1024
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    best_seconds = float("inf")
-    for _ in range(rounds + 1):  # the first round warms up and is unlikely to be the best
-        _synchronize(device)
+    return 2 * size**3 / shortest_seconds(lambda: a @ b, device)
+
+
+def shortest_seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Return the shortest time of four runs after one warm-up run."""
+    seconds = []
+    for _ in range(5):
         start = time.perf_counter()
-        a @ b
-        _synchronize(device)
-        best_seconds = min(best_seconds, time.perf_counter() - start)
-    return 2 * size**3 / best_seconds
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        elif device.type == "mps":
+            torch.mps.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds[1:])
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Return the most memory held so far: of the device where it counts, else of this process (resident)."""
+    """Return the peak memory so far: of a CUDA device, else of this process (resident)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "win32":
         return int(psutil.Process().memory_info().peak_wset)
-    if sys.platform == "linux":  # ru_maxrss would begin with what the process that started this one took
+    if sys.platform == "linux":  # ru_maxrss starts with the memory of the parent process
         lines = Path("/proc/self/status").read_text().splitlines()
         return 1024 * int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
     import resource  # not on Windows
@@ -225,40 +257,33 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def memory_in_use_bytes(device: torch.device) -> int:
-    """Return the memory held now: of the device where it counts, else of this process (resident)."""
+    """Return the memory in use: of a CUDA device, else of this process (resident)."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     return int(psutil.Process().memory_info().rss)
 
 
 def free_memory_bytes(device: torch.device) -> int:
-    """Return what could still be taken: of the device where it has memory of its own, else of this machine."""
+    """Return the free memory of a CUDA device, else of this machine."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return min([psutil.virtual_memory().available, *_left_in_group()])
 
 
 def limit_device_memory(device: torch.device, limit_bytes: int) -> None:
-    """Let torch take no more of a GPU; does nothing for a CPU, where no allocator knows of such a limit."""
+    """Limit the memory that torch uses on a GPU; does nothing for a CPU, whose allocator has no limit."""
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, limit_bytes / total), device)
 
 
 def _left_in_group() -> list[int]:
-    """Return what a limit on this process's control group leaves, if there is one."""
+    """Return the memory left under the limit of this process's control group; empty if it has none."""
     group = Path("/sys/fs/cgroup")
     try:
         return [int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())]
     except (OSError, ValueError):  # no such file, or "max"
         return []
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
 
 
 def _cpu_name() -> str | None:

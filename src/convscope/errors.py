@@ -1,8 +1,8 @@
-"""The errors convscope raises on purpose; each message names the value, what was expected and the way out.
+"""The errors convscope raises on purpose; each message names the value, what was expected and what to do.
 
 ConvscopeError
-├── UsageError              a name or an option that cannot be meant              exit 2
-├── DataError               pictures or labels that cannot be read or used        exit 1
+├── UsageError              a name or an option that is not valid              exit 2
+├── DataError               images or labels that cannot be read or used        exit 1
 │   └── DownloadError       a file that could not be fetched whole
 ├── RunError                a run folder that cannot be written, read or used     exit 1
 │   ├── RunLocked           another process is writing this run folder
@@ -13,8 +13,6 @@ ConvscopeError
 ├── TrainingError           the run itself failed, for example a loss of NaN      exit 1
 └── Interrupted             Ctrl-C or SIGTERM; the state has been saved           exit 130
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -27,13 +25,13 @@ class ConvscopeError(Exception):
 
 
 class UsageError(ConvscopeError):
-    """A name, option or combination of options that cannot be meant."""
+    """A name, option or combination of options that is not valid."""
 
     exit_code = 2
 
 
 class DataError(ConvscopeError):
-    """Pictures, labels or archives that cannot be read or used."""
+    """Images, labels or archives that cannot be read or used."""
 
 
 class DownloadError(DataError):
@@ -77,11 +75,11 @@ class Interrupted(ConvscopeError):
 def unknown_name(
     kind: str, name: str, known: Iterable[str], *, others: Iterable[str] = (), where: str = ""
 ) -> UsageError:
-    """Return the error for a name that is in no table: it lists the known names and the nearest one.
+    """Return the error for an unknown name; it lists the known names and suggests similar ones.
 
     Args:
         kind: what the name should have been, for example "model".
-        others: further names, too many to list; up to three near ones are told.
+        others: further names, too many to list; up to three similar ones are suggested.
         where: what the others are and how to see them.
     """
     names, others = sorted(known), tuple(others)

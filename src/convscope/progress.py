@@ -1,6 +1,4 @@
-"""How far a stage is, told while it goes on."""
-
-from __future__ import annotations
+"""The progress of a stage, reported while it runs."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -8,14 +6,14 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Progress:
-    """One moment of a stage that takes time, for a progress display.
+    """The progress of a stage at one moment.
 
     Args:
         stage: what is being done, for example "epoch 3/10".
         done: units finished so far in this stage.
         total: units in all; None when unknown.
         unit: what is counted, for example "images".
-        values: further figures to show, already in display order, for example {"loss": "0.31"}.
+        values: further figures, in display order, for example {"loss": "0.31"}.
     """
 
     stage: str

@@ -1,6 +1,4 @@
-"""Sizes in bytes as people write them."""
-
-from __future__ import annotations
+"""Sizes in bytes, read and written with units."""
 
 import re
 
@@ -19,7 +17,7 @@ def parse_bytes(text: str) -> int:
     """Return the bytes of a size such as 4GiB, 1.5 GB, 800M or 1000000; capitals do not matter.
 
     Raises:
-        UsageError: it is no size, or less than a byte.
+        UsageError: the text is not a size, or less than a byte.
 
     Example:
         >>> parse_bytes("1.5 KiB")
@@ -28,10 +26,10 @@ def parse_bytes(text: str) -> int:
     by_name = {name.lower(): size for name, size in UNITS.items()}
     match = _SIZE.fullmatch(text)
     if match is None or match[2].lower() not in by_name:
-        raise UsageError(f"{text!r} is no size of memory; for example 4GiB, 1.5GB or 800MiB")
+        raise UsageError(f"{text!r} is not a memory size; use for example 4GiB, 1.5GB or 800MiB")
     num_bytes = int(float(match[1]) * by_name[match[2].lower()])
     if num_bytes < 1:
-        raise UsageError(f"{text!r} is less than one byte; for example 4GiB, 1.5GB or 800MiB")
+        raise UsageError(f"{text!r} is less than one byte; use for example 4GiB, 1.5GB or 800MiB")
     return num_bytes
 
 

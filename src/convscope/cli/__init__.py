@@ -1,10 +1,8 @@
-"""The command line: reads options, calls api.py, prints. Heavy imports stay inside the commands.
+"""The command line: reads options, calls the verbs, prints. Heavy imports stay inside the commands.
 
 Results go to stdout (one JSON object with --json), everything else to stderr.
 Exit codes: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted with the state saved.
 """
-
-from __future__ import annotations
 
 import gc
 import sys
@@ -16,32 +14,22 @@ import typer
 
 from convscope import __version__
 from convscope.cli.console import error_console, escape
+from convscope.cpu import let_idle_threads_sleep
 from convscope.errors import ConvscopeError
-from convscope.processors import let_idle_threads_sleep
 
-COMMANDS: dict[str, str] = {
-    "train": "train.train",
-    "recipe": "train.recipe",
-    "evaluate": "runs.evaluate",
-    "budget": "budget.budget",
-    "inspect": "inspect.inspect",
-    "compare": "compare.compare",
-    "lab": "lab.lab",
-    "predict": "predict.predict",
-    "report": "runs.report",
-    "export": "runs.export",
-    "runs": "runs.runs",
-    "models": "models.models",
-}
-"""The verbs, in the order of `convscope --help`, and where each function is."""
-DATA_COMMANDS: dict[str, str] = {"list": "data.list_", "check": "data.check"}
-"""What follows `convscope data`."""
+COMMANDS = (
+    *("train", "recipe", "evaluate", "predict", "inspect", "compare"),
+    *("budget", "check", "report", "export", "lab", "runs", "models"),
+)
+"""The verbs in the order of `convscope --help`; each has a file of its name here, with a function of its name."""
+DATA_COMMANDS = {"list": "data.list_", "check": "check.check"}
+"""What follows `convscope data`; `data check` is the old spelling of `check`."""
 
 
 def build_app(asked: str = "") -> typer.Typer:
     """Return the command line; where one of COMMANDS is asked for, with that alone, which is there sooner."""
     alone = asked in COMMANDS
-    commands = {asked: COMMANDS[asked]} if alone else COMMANDS
+    commands = {name: f"{name}.{name}" for name in ([asked] if alone else COMMANDS)}
     app = _with_commands(commands, "A workbench for CNN image classification on the computer you have.", _options)
     if not alone:
         app.add_typer(_with_commands(DATA_COMMANDS, "Data sets.", lambda: None), name="data")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
@@ -19,11 +19,11 @@ from convscope.progress import OnProgress, Progress
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from convscope.results import Accuracy, RunResult
+    from convscope.results.run import Accuracy, RunResult
 
 
 LONGEST_WHOLE, WIDE = 16, 10_000
-"""Columns of cells up to so many letters, as figures and dates are, do not break; the width of a table in a pipe."""
+"""Cells of up to this many letters, such as figures and dates, are never broken; the width of a table in a pipe."""
 
 
 @cache
@@ -42,6 +42,17 @@ def error_console() -> Console:
     return Console(stderr=True)
 
 
+def print_text(text: str, *, note: bool = False, **style: Any) -> None:  # noqa: ANN401
+    """Print text as it stands to stdout; a note to stderr."""
+    (error_console() if note else out_console()).print(text, highlight=False, markup=False, **style)
+
+
+def print_lines(lines: Sequence[tuple[str, str]], *, width: int = 10) -> None:
+    """Print names and values, a pair a line, the values under one another."""
+    for name, value in lines:
+        print_text(f"{name:{width}}{value}")
+
+
 def escape(text: str) -> str:
     """Return text in which no square bracket is markup."""
     from rich.markup import escape
@@ -50,7 +61,7 @@ def escape(text: str) -> str:
 
 
 @contextmanager
-def start(as_json: bool, *, module: str | None = "convscope.api") -> Iterator[OnProgress]:
+def start(as_json: bool, *, module: str | None = "convscope.api.train") -> Iterator[OnProgress]:
     """Yield a progress callback that draws on stderr: a live bar on a terminal, one line an epoch elsewhere.
 
     Args:
@@ -94,7 +105,7 @@ def _print_finished_stages(progress: Progress, announced: set[str]) -> None:
         values = "  ".join(f"{name} {value}" for name, value in progress.values.items())
         if progress.total and not values:
             values = f"{progress.done:,}"
-        error_console().print(f"{progress.stage}  {values}".rstrip(), soft_wrap=True, highlight=False, markup=False)
+        print_text(f"{progress.stage}  {values}".rstrip(), note=True, soft_wrap=True)
 
 
 def print_result(result: RunResult, *, as_json: bool, report: bool) -> None:
@@ -106,11 +117,15 @@ def print_result(result: RunResult, *, as_json: bool, report: bool) -> None:
         return
     accuracy = result.accuracy
     lines = [
-        ("accuracy", f"{accuracy_text(accuracy)} on the {result.part} part of {result.data}"),
-        *_without_leaked(result),
+        ("accuracy", f"{accuracy_text(accuracy)} on the {result.split} split of {result.data}"),
         ("loss", f"{result.metrics.loss:.4f}"),
         ("network", f"{result.model}, {result.num_params:,} parameters"),
     ]
+    if result.leaked_images:  # the source put them into two splits
+        without = result.accuracy_without_leaked
+        others = "no others" if without is None else accuracy_text(without)
+        leaked = f"{result.leaked_images:,} that training or validation data have too, or nearly so"
+        lines.insert(1, ("unleaked", f"{others} without the {leaked}"))
     if result.train_seconds is not None and result.fraction_of_peak_flops is not None:
         speed = f"{result.fraction_of_peak_flops:.0%} of this machine's measured peak"
         epochs = "1 epoch" if result.epochs == 1 else f"{result.epochs} epochs"
@@ -119,18 +134,7 @@ def print_result(result: RunResult, *, as_json: bool, report: bool) -> None:
     lines.append(("run", result.run))
     if report:
         lines.append(("report", str(Path(result.run) / "report.html")))
-    for name, value in lines:
-        out_console().print(f"{name:10}{value}", highlight=False, markup=False)
-
-
-def _without_leaked(result: RunResult) -> list[tuple[str, str]]:
-    """Return a line on pictures that training has too, where the source put them into two parts."""
-    n = result.leaked_pictures
-    if not n:
-        return []
-    without = result.accuracy_without_leaked
-    figure = "no others" if without is None else accuracy_text(without)
-    return [("unleaked", f"{figure} without the {n:,} that training or validation data have too, or nearly so")]
+    print_lines(lines)
 
 
 def accuracy_text(accuracy: Accuracy) -> str:
@@ -140,7 +144,7 @@ def accuracy_text(accuracy: Accuracy) -> str:
 
 
 def print_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, console: Console | None = None) -> None:
-    """Print rows under column headings, to stdout unless told otherwise; square brackets in a cell are text.
+    """Print rows under column headings, to stdout by default; square brackets in a cell are text.
 
     Where nobody looks, as in a pipe, a row is a line.
     """
@@ -155,6 +159,11 @@ def print_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, co
     for row in rows:
         table.add_row(*map(escape, row))
     (console or out_console()).print(table, highlight=False)
+
+
+def print_items(items: Iterable[Any], columns: Mapping[str, Callable[[Any], str | int | None]]) -> None:
+    """Print a row for each item: column heading -> function that returns the item's cell."""
+    print_table(tuple(columns), [tuple(cell(value(item)) for value in columns.values()) for item in items])
 
 
 def cell(value: str | int | None) -> str:

@@ -1,41 +1,38 @@
 """`convscope inspect`: looking inside a trained network."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from convscope.cli.console import out_console, print_json, start
+from convscope.cli.console import print_json, print_lines, start
 from convscope.cli.options import Json
 
 
 def inspect(
     target: Annotated[str, typer.Argument(help="Run folder, or a network with published weights by name.")],
     image: Annotated[
-        Path | None, typer.Option(help="Picture to look at. [default: the first test picture, and the data too]")
+        Path | None, typer.Option(help="Image to look at (default: the first test image, and the data too).")
     ] = None,
     layer: Annotated[str | None, typer.Option(help="Layer or block to look at closely; --json lists them.")] = None,
     channel: Annotated[int | None, typer.Option(help="Channel of the layer to look at closely.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Page to write. [default: RUN/inspection.html]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Page to write (default: RUN/inspection.html).")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     as_json: Json = False,
 ) -> None:
-    """Look inside a network while it sees a picture: feature maps, filters, where the evidence lies; as a page."""
+    """Look inside a network while it sees an image: feature maps, filters, where the evidence is; as a page."""
     with start(as_json) as on_progress:
-        from convscope import api
+        import convscope
 
-        inspected = api.inspect(
+        inspected = convscope.inspect(
             target, image=image, layer=layer, channel=channel, out=out, device=device, on_progress=on_progress
         )
     if as_json:
         print_json(asdict(inspected))
         return
-    lines = [("picture", inspected.picture)]
+    lines = [("image", inspected.image)]
     lines += [(f"{100 * each['probability']:.1f} %", each["label"]) for each in inspected.topk]
     lines += [("no " + name, reason) for name, reason in inspected.sections.items() if reason is not None]
     lines.append(("page", inspected.page))
-    for name, value in lines:
-        out_console().print(f"{name:10}{value}", highlight=False, markup=False)
+    print_lines(lines)

@@ -1,4 +1,4 @@
-"""`convscope predict`: the classes of pictures without labels. Imports no torch, and rich only to draw a table."""
+"""`convscope predict`: the classes of images without labels. Imports no torch, and rich only to draw a table."""
 
 from __future__ import annotations
 
@@ -7,87 +7,88 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from convscope.cli.console import error_console, print_json, print_table
+from convscope.cli.console import error_console, print_json, print_table, print_text
 from convscope.cli.options import Json
 from convscope.errors import DataError
 from convscope.progress import Progress
 
 if TYPE_CHECKING:
-    from convscope.pictures import PicturePrediction
-    from convscope.prediction import Answers
+    from convscope.api.predict import PredictionResult
+    from convscope.results.prediction import ImagePrediction
 
 
 def predict(
     model: Annotated[str, typer.Argument(help="Run folder, model file, or a network with published weights.")],
-    paths: Annotated[list[Path], typer.Argument(help="Pictures, folders and archives of pictures.")],
-    topk: Annotated[int, typer.Option(help="Classes to name for each picture.")] = 3,
-    csv: Annotated[Path | None, typer.Option(help="Write the answers to this file as well.")] = None,
+    paths: Annotated[list[Path], typer.Argument(help="Images, folders and archives of images.")],
+    topk: Annotated[int, typer.Option(help="Classes to name for each image.")] = 3,
+    csv: Annotated[Path | None, typer.Option(help="Write the predictions to this CSV file as well.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Say what is on pictures, with probabilities."""
-    from convscope.prediction import predict as classify
+    """Classify images, with probabilities."""
+    from convscope.api.predict import predict as classify
 
-    answers = classify(model, paths, topk=topk, threads=threads, on_progress=_announce)
+    result = classify(model, paths, topk=topk, threads=threads, on_progress=_announce)
     if csv is not None:
-        _write_csv(csv, answers, topk)
+        _write_csv(csv, result, topk)
     if as_json:
-        print_json(_to_json(answers))
+        print_json(_to_json(result))
     else:
-        _print(answers)
-    if not answers.predictions:
-        raise DataError(f"none of {len(answers.skipped)} file(s) could be classified; the reasons are listed")
+        _print(result)
+    if not result.predictions:
+        raise DataError(f"none of {len(result.skipped)} file(s) could be classified; the reasons are listed")
 
 
 def _announce(progress: Progress) -> None:
     if progress.done == 0:  # the rest is over before one could read of it
-        error_console().print(progress.stage, highlight=False, markup=False)
+        print_text(progress.stage, note=True)
 
 
-def _to_json(answers: Answers) -> dict[str, Any]:
+def _to_json(result: PredictionResult) -> dict[str, Any]:
     return {
         "predictions": [
             {
-                "path": answer.path,
-                "label": answer.label,
-                "probability": answer.topk[0][1],
-                "nearest": answer.topk[0][0],
-                "unknown": answer.unknown,
-                "topk": [{"label": label, "probability": probability} for label, probability in answer.topk],
+                "path": prediction.path,
+                "label": prediction.label,
+                "probability": prediction.topk[0][1],
+                "nearest": prediction.topk[0][0],
+                "unknown": prediction.unknown,
+                "topk": [{"label": label, "probability": probability} for label, probability in prediction.topk],
             }
-            for answer in answers.predictions
+            for prediction in result.predictions
         ],
-        "skipped": [{"path": item.file, "reason": item.reason, "remedy": item.remedy} for item in answers.skipped],
-        "ignored": answers.ignored,
+        "skipped": [{"path": item.file, "reason": item.reason, "remedy": item.remedy} for item in result.skipped],
+        "ignored": result.ignored,
     }
 
 
-def _print(answers: Answers) -> None:
-    if answers.predictions:
-        most = max(len(answer.topk) for answer in answers.predictions)
-        columns = ("picture", "answer", *(f"{number}." for number in range(1, most + 1)))
-        print_table(columns, [(answer.path, answer.label, *_shares(answer)) for answer in answers.predictions])
-    if answers.skipped:
-        error_console().print(f"{len(answers.skipped)} file(s) skipped:")
-        rows = [(item.file, item.reason, item.remedy) for item in answers.skipped]
+def _print(result: PredictionResult) -> None:
+    if result.predictions:
+        most = max(len(prediction.topk) for prediction in result.predictions)
+        columns = ("image", "prediction", *(f"{number}." for number in range(1, most + 1)))
+        rows = [(prediction.path, prediction.label, *_shares(prediction)) for prediction in result.predictions]
+        print_table(columns, rows)
+    if result.skipped:
+        print_text(f"{len(result.skipped)} file(s) skipped:", note=True)
+        rows = [(item.file, item.reason, item.remedy) for item in result.skipped]
         print_table(("file", "reason", "remedy"), rows, console=error_console())
-    if answers.ignored:
-        error_console().print(f"{answers.ignored} file(s) that are never pictures ignored")
+    if result.ignored:
+        print_text(f"{result.ignored} file(s) that are never images ignored", note=True)
 
 
-def _shares(answer: PicturePrediction) -> list[str]:
-    return [f"{label} {probability:.1%}" for label, probability in answer.topk]
+def _shares(prediction: ImagePrediction) -> list[str]:
+    return [f"{label} {probability:.1%}" for label, probability in prediction.topk]
 
 
-def _write_csv(path: Path, answers: Answers, topk: int) -> None:
-    from convscope.runs import write_csv
+def _write_csv(path: Path, result: PredictionResult, topk: int) -> None:
+    from convscope.storage.files import write_csv
 
-    most = max((len(answer.topk) for answer in answers.predictions), default=topk)
+    most = max((len(prediction.topk) for prediction in result.predictions), default=topk)
     ranks = [f"{name}_{number}" for number in range(1, most + 1) for name in ("label", "probability")]
     rows: list[tuple[str, ...]] = []
-    for answer in answers.predictions:
-        shares = [text for label, probability in answer.topk for text in (label, f"{probability:.6g}")]
-        rows.append((answer.path, answer.label, *shares, "", ""))
+    for prediction in result.predictions:
+        shares = [text for label, probability in prediction.topk for text in (label, f"{probability:.6g}")]
+        rows.append((prediction.path, prediction.label, *shares, "", ""))
     padding = ("",) * (2 * most)
-    rows += [(item.file, "", *padding, item.reason, item.remedy) for item in answers.skipped]
+    rows += [(item.file, "", *padding, item.reason, item.remedy) for item in result.skipped]
     write_csv(path, ("path", "label", *ranks, "reason", "remedy"), rows)

@@ -1,6 +1,4 @@
-"""How long a network takes for one picture, through the model file that its run ends with."""
-
-from __future__ import annotations
+"""The time of one prediction with a run's model file."""
 
 import time
 from collections.abc import Sequence
@@ -9,21 +7,20 @@ from statistics import median
 
 import numpy as np
 
-from convscope.engine import Engine, load_engine
 from convscope.errors import RunError
-from convscope.onnx_session import MODEL_FILE, threads_for
+from convscope.inference.engine import Engine, load_engine
+from convscope.inference.session import MODEL_FILE, threads_for
 
 TURNS = 3
-"""Times that each network is loaded and measured; between them the others are, so that a busy moment hits all."""
+"""Rounds in which every network is loaded and measured in turn, so that a busy moment affects all of them."""
 CALLS, TURN_SECONDS = 20, 0.25
-"""A turn ends after so many calls, or after this time."""
+"""A turn ends after CALLS calls or after TURN_SECONDS."""
 
 
 def measure_latencies(runs: Sequence[Path]) -> list[float | None]:
-    """Return the median time of a call with one picture, in milliseconds, for the model file of each run.
+    """Return the median time to predict one decoded image with the model file of each run, in milliseconds.
 
-    All processors work on one picture, as in `convscope predict` of one. Decoding is not part of it. None where there
-    is no model file that can be used.
+    All cores work on one image, as in `convscope predict` of one image. None if the model file cannot be used.
     """
     milliseconds: list[list[float]] = [[] for _ in runs]
     for _ in range(TURNS):
@@ -38,12 +35,12 @@ def measure_latencies(runs: Sequence[Path]) -> list[float | None]:
 def _turn(engine: Engine) -> list[float]:
     fit = engine.card.fit
     assert fit.image_size is not None
-    picture = np.zeros((1, fit.image_size, fit.image_size, 1 if fit.gray else 3), np.uint8)
-    engine.logits(picture)  # the first call is slower: memory is taken
+    image = np.zeros((1, fit.image_size, fit.image_size, 1 if fit.gray else 3), np.uint8)
+    engine.logits(image)  # the first call is slower, because it allocates memory
     found: list[float] = []
     end = time.perf_counter() + TURN_SECONDS
     while len(found) < CALLS and (not found or time.perf_counter() < end):
         start = time.perf_counter()
-        engine.logits(picture)
+        engine.logits(image)
         found.append(1000 * (time.perf_counter() - start))
     return found

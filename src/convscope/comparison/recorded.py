@@ -1,6 +1,4 @@
-"""Finished runs as a comparison needs them: read, checked to be comparable, and grouped into networks."""
-
-from __future__ import annotations
+"""Finished runs: read them, check that they are comparable, and group them into networks."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,18 +11,13 @@ from numpy.typing import NDArray
 
 from convscope.config import STACK, RunConfig, config_to_json
 from convscope.errors import RunError
-from convscope.runs import read_config, read_csv, read_json
+from convscope.storage.files import read_csv, read_json
+from convscope.storage.run_folder import read_config
 
-NO_DIFFERENCE = {
-    "data.source",
-    "data.data_dir",
-    "train.seed",
-    "train.device",
-    "train.threads",
-    "train.checkpoint_seconds",
-    "train.checkpoint_steps",
-}
-"""What may differ between runs of one network: its seed, and what says where and how often, not what, is computed."""
+NO_DIFFERENCE = {"data.source", "data.data_dir", "train.seed"}
+"""What may differ between runs of one network, beside how it is computed: its seed and where the data lie."""
+PRECISION = "compute.precision"
+"""The one thing in how a run is computed that makes another network of it."""
 
 
 @dataclass(frozen=True)
@@ -33,17 +26,17 @@ class FinishedRun:
 
     Args:
         results: results.json.
-        pictures: ids of the N pictures it was measured on; `true` and `predicted` are their classes.
-        right: which of them it gets right, bool [N].
+        images: ids of the N test images; `true` and `predicted` are their classes.
+        correct: which predictions are correct, bool [N].
     """
 
     folder: str
     config: RunConfig
     results: Mapping[str, Any]
-    pictures: tuple[str, ...]
+    images: tuple[str, ...]
     true: tuple[str, ...]
     predicted: tuple[str, ...]
-    right: NDArray[np.bool_]
+    correct: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -54,13 +47,13 @@ class Group:
     runs: tuple[FinishedRun, ...]
 
     @property
-    def right(self) -> NDArray[np.bool_]:
-        """Return which pictures which run gets right, bool [K, N]."""
-        return np.stack([run.right for run in self.runs])
+    def correct(self) -> NDArray[np.bool_]:
+        """Which predictions of each run are correct, bool [K, N]."""
+        return np.stack([run.correct for run in self.runs])
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Return the seed of each run."""
+        """The seed of each run."""
         return tuple(run.config.train.seed for run in self.runs)
 
 
@@ -68,7 +61,7 @@ def load_finished_run(folder: Path) -> FinishedRun:
     """Return a run with its predictions.
 
     Raises:
-        RunError: there is no run, or it is not finished.
+        RunError: the folder holds no run, or the run is not finished.
     """
     config = read_config(folder)
     if not (folder / "results.json").exists():
@@ -79,15 +72,15 @@ def load_finished_run(folder: Path) -> FinishedRun:
         folder=str(folder),
         config=config,
         results=read_json(folder / "results.json"),
-        pictures=tuple(row["picture"] for row in rows),
+        images=tuple(row["image"] for row in rows),
         true=true,
         predicted=predicted,
-        right=np.array([t == p for t, p in zip(true, predicted, strict=True)], dtype=bool),
+        correct=np.array([t == p for t, p in zip(true, predicted, strict=True)], dtype=bool),
     )
 
 
 def check_comparable(runs: Sequence[FinishedRun]) -> None:
-    """Refuse runs whose difference would be one of data, or that are not different runs.
+    """Refuse runs with different data, and runs that repeat each other.
 
     Raises:
         RunError: names two of the runs and what differs.
@@ -98,15 +91,15 @@ def check_comparable(runs: Sequence[FinishedRun]) -> None:
     for run in runs:
         if run.results["split_sha256"] != first.results["split_sha256"]:
             raise RunError(
-                f"{first.folder} and {run.folder} do not have the same pictures in the same parts "
+                f"{first.folder} and {run.folder} do not have the same images in the same splits "
                 f"({_data_text(first)}; {_data_text(run)}), so their accuracies cannot be compared; train both on the "
                 "same data with the same --split, --split-seed and --per-class"
             )
-        if (run.pictures, run.true) != (first.pictures, first.true):
+        if (run.images, run.true) != (first.images, first.true):
             raise RunError(
-                f"{first.folder} and {run.folder} were measured on other pictures ({len(first.pictures)} of the "
-                f"{first.results['part']} part, {len(run.pictures)} of the {run.results['part']} part); measure the "
-                f"second anew: convscope evaluate {run.folder}"
+                f"{first.folder} and {run.folder} were measured on different images ({len(first.images)} of the "
+                f"{first.results['split']} split, {len(run.images)} of the {run.results['split']} split); measure the "
+                f"second again: convscope evaluate {run.folder}"
             )
         identity = json.dumps([network_key(run.config), run.config.train.seed])
         if identity in identities:
@@ -118,7 +111,7 @@ def check_comparable(runs: Sequence[FinishedRun]) -> None:
 
 
 def group_runs(runs: Iterable[FinishedRun]) -> list[Group]:
-    """Return the networks, in the order of their first runs; if all runs are of one, each stands for itself."""
+    """Return the networks in the order of their first runs; if all runs are of one network, each is its own group."""
     runs = list(runs)
     groups: dict[str, list[FinishedRun]] = {}
     for run in runs:
@@ -133,22 +126,22 @@ def group_runs(runs: Iterable[FinishedRun]) -> list[Group]:
 
 def network_key(config: RunConfig) -> str:
     """Return a text that is the same for runs that differ in nothing but their seed and where they were computed."""
-    return json.dumps({key: value for key, value in _flat(config).items() if key not in NO_DIFFERENCE})
+    return json.dumps({key: value for key, value in _flat(config).items() if _tells_apart(key)})
 
 
 def name_configs(configs: Sequence[RunConfig]) -> list[str]:
-    """Return a name for each configuration: its network, with the options that tell it from others of that network.
+    """Return a name for each configuration: its network, and the options that differ from others of that network.
 
     Options are written as `--vary` takes them, for example `cnn normalize=off`.
     """
     names = [config.model.stack if config.model.name == STACK else config.model.name for config in configs]
     labels = []
     for name, config in zip(names, configs, strict=True):
-        alike = [_flat(other) for other_name, other in zip(names, configs, strict=True) if other_name == name]
+        same_name = [_flat(other) for other_name, other in zip(names, configs, strict=True) if other_name == name]
         mine = _flat(config)
-        differing = [key for key in mine if len({json.dumps(other[key]) for other in alike}) > 1]
+        differing = [key for key in mine if len({json.dumps(other[key]) for other in same_name}) > 1]
         if differing != ["train.seed"]:
-            differing = [key for key in differing if key not in NO_DIFFERENCE]
+            differing = list(filter(_tells_apart, differing))
         options = [f"{key.partition('.')[2]}={option_text(mine[key])}" for key in differing]
         labels.append(" ".join([str(name), *options]))
     return labels
@@ -165,10 +158,15 @@ def option_text(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def _tells_apart(key: str) -> bool:
+    """Return whether runs that differ in this are of different networks: not where it only says how to compute."""
+    return key not in NO_DIFFERENCE and (key == PRECISION or not key.startswith("compute."))
+
+
 def _flat(config: RunConfig) -> dict[str, Any]:
     tree = config_to_json(config)
-    return {f"{part}.{name}": value for part, values in tree.items() for name, value in values.items()}
+    return {f"{section}.{name}": value for section, values in tree.items() for name, value in values.items()}
 
 
 def _data_text(run: FinishedRun) -> str:
-    return f"{run.results['data']}, {len(run.pictures):,} {run.results['part']} pictures"
+    return f"{run.results['data']}, {len(run.images):,} {run.results['split']} images"

@@ -1,47 +1,52 @@
-"""How healthy a data set is: every picture is looked at once, by the rules of training; nothing is refused whole."""
-
-from __future__ import annotations
+"""How healthy a data set is: every image is checked once, by the rules of training; problems are reported only."""
 
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from convscope.config import DataConfig
-from convscope.data import DATASETS
-from convscope.data.archive import open_archive
-from convscope.data.csv_file import is_csv, read_rows
-from convscope.data.decoding import quiet_pillow
-from convscope.data.duplicates import LEAST_PX, Duplicates, Floats, equal_groups, members_of, signature_of, tie
-from convscope.data.folder import walk_folder
-from convscope.data.intake import Entry, load_entry, map_entries, picture_of, printable
-from convscope.data.layout import FindHomes, Homes, Listing, check_classes, folder_homes, folders_above, homeless
-from convscope.errors import DataError, unknown_name
-from convscope.pictures import Skipped
+from convscope.data.decode.decode import map_images
+from convscope.data.decode.files import Listing
+from convscope.data.decode.pillow import DecodedImage
+from convscope.data.decode.resize import to_pillow
+from convscope.data.duplicates import (
+    LEAST_PX,
+    Duplicates,
+    Floats,
+    equal_groups,
+    group_duplicates,
+    members_of,
+    signature_of,
+)
+from convscope.data.load import DATASETS, existing_path
+from convscope.data.names import printable
+from convscope.data.sources.image_files import ImageFiles, open_image_files
+from convscope.data.sources.labels import check_classes
+from convscope.errors import DataError
 from convscope.progress import OnProgress, Progress, ignore_progress
+from convscope.results.prediction import Skipped
 
 SHARPNESS_PX = 256
-"""Longer side at which sharpness is measured: what is sharp there is sharp for a network that sees 224 pixels."""
+"""Longer side at which sharpness is measured: an image sharp at this size is sharp for a network that sees 224 px."""
 THUMBNAIL_PX = 128
 PROGRESS_STEP = 64
 
 
 @dataclass(frozen=True)
-class Looks:
-    """What a picture is like.
+class ImageStats:
+    """What is measured on one image.
 
     Args:
         digest: hash of its decoded pixels and its size.
         brightness: mean luma (ITU-R 601), 0 black to 1 white.
-        sharpness: deviation of the Laplacian by that of the luma, at SHARPNESS_PX: near 0 is blurred, about 1 is full
-            of detail; None of a blank picture and of one below 3 px.
+        sharpness: standard deviation of the Laplacian divided by that of the luma, at SHARPNESS_PX: near 0 is blurred,
+            about 1 is full of detail; None for a blank image or one below 3 px.
         signature: see `duplicates.signature_of`; None below LEAST_PX.
         thumbnail: JPEG or PNG of at most THUMBNAIL_PX.
     """
@@ -59,26 +64,24 @@ class Looks:
 
 
 @dataclass(frozen=True)
-class CheckedPicture:
-    """A picture that training would use: its id, class, the part its source gives it ("": none), and its looks."""
+class CheckedImage:
+    """An image that training would use: its id, class, the split its source assigns ("": none), and measurements."""
 
     id: str
     label: str
-    part: str
-    looks: Looks
+    split: str
+    stats: ImageStats
 
 
 @dataclass(frozen=True)
 class Health:
-    """What there is to know of a data set before it is trained on; found = len(pictures) + len(skipped).
+    """What is known about a data set before training; `problem` says why training would refuse it, "" if it would not.
 
-    Args:
-        class_names: all classes, also those without a usable picture.
-        problem: why it cannot be trained on as it is, "" if it can.
+    Classes without a usable image are among the class names.
     """
 
     name: str
-    pictures: tuple[CheckedPicture, ...]
+    images: tuple[CheckedImage, ...]
     skipped: tuple[Skipped, ...]
     ignored: int
     class_names: tuple[str, ...]
@@ -88,29 +91,29 @@ class Health:
 
     @property
     def found(self) -> int:
-        """Return the number of files that could have been pictures."""
-        return len(self.pictures) + len(self.skipped)
+        """Return the number of files that could have been images."""
+        return len(self.images) + len(self.skipped)
 
     def class_counts(self) -> dict[str, dict[str, int]]:
-        """Return class -> part -> number of pictures."""
-        counted = Counter((each.label, each.part) for each in self.pictures)
-        parts = sorted({each.part for each in self.pictures})
-        return {name: {part: counted[name, part] for part in parts} for name in self.class_names}
+        """Return class -> split -> number of images."""
+        counted = Counter((each.label, each.split) for each in self.images)
+        splits = sorted({each.split for each in self.images})
+        return {name: {split: counted[name, split] for split in splits} for name in self.class_names}
 
     def equal_groups(self) -> list[NDArray[np.int64]]:
-        """Return the groups of pictures with exactly the same pixels."""
+        """Return the groups of images with exactly the same pixels."""
         return members_of(self.duplicates.equal)
 
     def conflicts(self) -> list[NDArray[np.int64]]:
-        """Return the groups of duplicates and near duplicates that stand in more than one class."""
-        return [group for group in members_of(self.duplicates.groups) if self._values(group, "label") > 1]
+        """Return the groups of duplicates and near duplicates that are in more than one class."""
+        return [group for group in members_of(self.duplicates.groups) if self._num_values(group, "label") > 1]
 
     def leaks(self) -> list[NDArray[np.int64]]:
-        """Return the groups of duplicates and near duplicates that the source itself puts into more than one part."""
-        return [group for group in members_of(self.duplicates.groups) if self._values(group, "part") > 1]
+        """Return the groups of duplicates and near duplicates that the source itself puts into more than one split."""
+        return [group for group in members_of(self.duplicates.groups) if self._num_values(group, "split") > 1]
 
-    def _values(self, group: NDArray[np.int64], name: str) -> int:
-        return len({getattr(self.pictures[i], name) for i in group} - {""})
+    def _num_values(self, group: NDArray[np.int64], name: str) -> int:
+        return len({getattr(self.images[i], name) for i in group} - {""})
 
 
 def check_health(config: DataConfig, on_progress: OnProgress = ignore_progress) -> Health:
@@ -122,107 +125,81 @@ def check_health(config: DataConfig, on_progress: OnProgress = ignore_progress) 
     """
     if config.source in DATASETS:
         return _check_named(config, on_progress)
-    path, listing = Path(config.source), Listing()
-    if not (path.is_dir() or path.is_file()):
-        raise unknown_name("data set or path", config.source, DATASETS)
-    looked: list[tuple[str, Looks]] = []
-    with _open(path, listing) as (entries, total, find_homes):
-        for name, verdict in look_at_many(
-            entries, max_pixels=config.max_pixels, allow_truncated=config.allow_truncated
-        ):
+    with open_image_files(existing_path(config.source), Listing()) as files:
+        found: dict[str, ImageStats] = {}
+        skipped: list[Skipped] = []
+        verdicts = map_images(
+            files.entries, file_stats, max_pixels=config.max_pixels, allow_truncated=config.allow_truncated
+        )
+        for number, (name, verdict) in enumerate(verdicts, start=1):
             if isinstance(verdict, Skipped):
-                listing.skipped.append(verdict)
+                skipped.append(verdict)
             else:
-                looked.append((name, verdict))
-            if len(looked) % PROGRESS_STEP == 0:
-                on_progress(Progress("look at pictures", len(looked) + len(listing.skipped), total))
-        on_progress(Progress("look at pictures", len(looked), len(looked)))
-        paths = [tuple(name.split("/")) for name, _ in looked]
-        with_pictures = {each[:-1] for each in paths}
-        homes = find_homes(listing.folders.union(*map(folders_above, with_pictures)), with_pictures)
-    return _assemble(printable(path.resolve().name), homes, looked, listing, drop_empty=config.drop_empty)
+                found[name] = verdict
+            if number % PROGRESS_STEP == 0:
+                on_progress(Progress("checking images", number, files.total))
+        on_progress(Progress("checking images", len(found), len(found)))
+    return _health_of(files, found, [*files.listing.skipped, *skipped], drop_empty=config.drop_empty)
 
 
-def _assemble(
-    name: str, homes: Homes, looked: list[tuple[str, Looks]], listing: Listing, *, drop_empty: bool
+def _health_of(
+    files: ImageFiles, found: Mapping[str, ImageStats], skipped: list[Skipped], *, drop_empty: bool
 ) -> Health:
-    pictures, skipped = [], list(listing.skipped)
-    counts: Counter[tuple[str, str]] = Counter()
-    for file, looks in sorted(looked, key=lambda item: item[0].split("/")):
-        parts = tuple(file.split("/"))
-        home = homes.of(parts)
-        if home is None:
-            skipped.append(homeless(parts, homes))
-        else:
-            counts[home] += 1
-            pictures.append(CheckedPicture(printable(file), printable(home[1]), home[0], looks))
-    skipped.sort(key=lambda item: item.file)
+    rule = files.label_rule(found)
+    labels, without_label = rule.label_files(sorted(found, key=lambda name: name.split("/")))
+    counts = Counter(labels.values())
+    images = [
+        CheckedImage(printable(name), printable(label.class_name), label.split, found[name])
+        for name, label in labels.items()
+    ]
+    skipped = sorted([*skipped, *without_label], key=lambda item: item.file)
     notes: list[str] = []
     problem = ""
     try:
-        _, notes = check_classes(name, homes, counts, skipped, drop_empty)
+        _, notes = check_classes(files.name, rule, counts, skipped, drop_empty=drop_empty)
     except DataError as error:
         problem = str(error)
-    classes = {class_name for _, class_name in homes.all} | {class_name for _, class_name in counts}
+    oddities = Counter(note for each in images for note in each.stats.notes)
     return Health(
-        name=name,
-        pictures=tuple(pictures),
+        name=files.name,
+        images=tuple(images),
         skipped=tuple(skipped),
-        ignored=listing.ignored,
-        class_names=tuple(map(printable, sorted(classes))),
-        duplicates=_duplicates(pictures),
-        notes=(*notes, *_notes(pictures)),
+        ignored=files.listing.ignored,
+        class_names=tuple(map(printable, sorted({label.class_name for label in rule.labels | counts.keys()}))),
+        duplicates=_duplicates(images),
+        notes=(*notes, *(f"{note} ({count:,})" for note, count in sorted(oddities.items()))),
         problem=problem,
     )
 
 
 def _check_named(config: DataConfig, on_progress: OnProgress) -> Health:
     images = DATASETS[config.source].load(config, on_progress)
-    facts = zip(images.images, images.labels, images.ids, images.parts, strict=True)
-    pictures = [
-        CheckedPicture(id_, images.class_names[label], part, looks_of(picture_of(pixels)))
-        for pixels, label, id_, part in facts
+    facts = zip(images.images, images.labels, images.ids, images.source_splits, strict=True)
+    checked = [
+        CheckedImage(id_, images.class_names[label], split, image_stats(to_pillow(pixels)))
+        for pixels, label, id_, split in facts
     ]
-    duplicates, notes = _duplicates(pictures), images.notes
-    return Health(images.name, tuple(pictures), images.skipped, images.ignored, images.class_names, duplicates, notes)
+    duplicates, notes = _duplicates(checked), images.notes
+    return Health(images.name, tuple(checked), images.skipped, images.ignored, images.class_names, duplicates, notes)
 
 
-def _duplicates(pictures: Sequence[CheckedPicture]) -> Duplicates:
-    equal = equal_groups(each.looks.digest for each in pictures)
-    found = [each.looks.signature for each in pictures]
-    some = next((signature for signature in found if signature is not None), None)
-    if some is None:
-        return tie(equal, None)
-    blank = np.zeros_like(some)
-    return tie(equal, np.stack([blank if signature is None else signature for signature in found]))
+def _duplicates(images: Sequence[CheckedImage]) -> Duplicates:
+    equal = equal_groups(each.stats.digest for each in images)
+    found = {row: each.stats.signature for row, each in enumerate(images) if each.stats.signature is not None}
+    if not found:
+        return group_duplicates(equal, None)
+    signatures = np.zeros((len(images), len(next(iter(found.values())))), np.float32)
+    signatures[list(found)] = list(found.values())
+    return group_duplicates(equal, signatures)
 
 
-def _notes(pictures: Sequence[CheckedPicture]) -> Iterator[str]:
-    """Yield one line for each kind of oddity of a file, with its number."""
-    for note, count in sorted(Counter(note for each in pictures for note in each.looks.notes).items()):
-        yield f"{note} ({count:,})"
+def file_stats(found: DecodedImage) -> ImageStats:
+    """Return the measurements of a decoded file."""
+    return replace(image_stats(found.image), format=found.format, mode=found.mode, notes=found.notes)
 
 
-def look_at_many(
-    entries: Iterable[Entry], *, max_pixels: int, allow_truncated: bool = False
-) -> Iterator[tuple[str, Looks | Skipped]]:
-    """Yield (name, looks or why there are none) of each entry in order; pictures are looked at in parallel."""
-
-    def look(entry: Entry) -> Looks | Skipped:
-        found = load_entry(entry, max_pixels=max_pixels, allow_truncated=allow_truncated)
-        if isinstance(found, Skipped):
-            return found
-        return replace(looks_of(found.image), format=found.format, mode=found.mode, notes=found.notes)
-
-    def work(batch: list[Entry]) -> list[tuple[str, Looks | Skipped]]:
-        with quiet_pillow:
-            return [(entry.name, look(entry)) for entry in batch]
-
-    return map_entries(entries, work)
-
-
-def looks_of(image: Image.Image) -> Looks:
-    """Return what a picture in mode RGB or L is like."""
+def image_stats(image: Image.Image) -> ImageStats:
+    """Return the measurements of an image in mode RGB or L."""
     digest = hashlib.blake2b(repr(image.size).encode() + image.tobytes(), digest_size=16).digest()
     reduced = image.convert("L")
     brightness = float(np.asarray(reduced.resize((1, 1), Image.Resampling.BOX))[0, 0]) / 255
@@ -234,15 +211,8 @@ def looks_of(image: Image.Image) -> Looks:
     thumbnail, buffer = image.copy(), io.BytesIO()
     thumbnail.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
     thumbnail.save(buffer, "JPEG" if max(image.size) > LEAST_PX else "PNG", quality=90)
-    return Looks(
-        height=image.height,
-        width=image.width,
-        digest=digest,
-        brightness=brightness,
-        sharpness=_sharpness(np.asarray(reduced, np.float32)),
-        signature=signature,
-        thumbnail=buffer.getvalue(),
-    )
+    sharpness = _sharpness(np.asarray(reduced, np.float32))
+    return ImageStats(image.height, image.width, digest, brightness, sharpness, signature, buffer.getvalue())
 
 
 def _sharpness(luma: Floats) -> float | None:
@@ -251,20 +221,3 @@ def _sharpness(luma: Floats) -> float | None:
     inner = luma[1:-1, 1:-1]
     laplacian = luma[:-2, 1:-1] + luma[2:, 1:-1] + luma[1:-1, :-2] + luma[1:-1, 2:] - 4 * inner
     return float(laplacian.std() / luma.std())
-
-
-@contextmanager
-def _open(path: Path, listing: Listing) -> Iterator[tuple[Iterable[Entry], int | None, FindHomes]]:
-    if path.is_dir():
-        try:
-            entries = sorted(walk_folder(path, listing), key=lambda entry: entry.name)
-        except OSError as error:
-            name = printable(str(path))
-            raise DataError(f"folder {name} cannot be read ({error.strerror}); check its path and rights") from error
-        yield entries, len(entries), folder_homes
-    elif is_csv(path):
-        entries, homes = read_rows(path, listing)
-        yield entries, len(entries), lambda *_: homes
-    else:
-        with open_archive(path, listing) as (members, total):
-            yield members, total, folder_homes

@@ -1,6 +1,4 @@
-"""Names of files from strangers: how they are shown, and which are never pictures."""
-
-from __future__ import annotations
+"""Untrusted file names: how they are shown, and which are never images."""
 
 import unicodedata
 
@@ -25,7 +23,7 @@ def printable(name: str) -> str:
 
 
 def is_ignored(name: str) -> bool:
-    """Return whether a file or folder of this name is never a picture: hidden, or left behind by a file browser."""
+    """Return whether a file or folder of this name is never an image: hidden, or written by a file browser."""
     return name.startswith(".") or name.lower() in _IGNORED_NAMES
 
 

@@ -1,10 +1,8 @@
-"""Whether a network is right as often as it is sure; numpy only.
+"""Calibration: whether a network's accuracy equals its confidence; numpy only.
 
-Source: C. Guo et al., On Calibration of Modern Neural Networks, ICML 2017. ECE depends on the number of bins: theirs
-are 15, ours 10, so that a student can read them off in tenths.
+Source: C. Guo et al., On Calibration of Modern Neural Networks, ICML 2017. ECE depends on the number of bins: they use
+15, we use 10, so that a student can read them off in tenths.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convscope.evaluation.metrics import make_predictions
-from convscope.results import Calibration, Curves, Line, Panel, Predictions, Reliability, ReliabilityBin, Table
+from convscope.results.panels import Curves, Line, Panel, Table
+from convscope.results.run import Calibration, Predictions, Reliability, ReliabilityBin
 
 NUM_BINS = 10
 LEAST_BETA, GREATEST_BETA = 1e-3, 1e3
@@ -22,21 +21,21 @@ MAX_STEPS = 100
 
 
 def calibrate(
-    part: str,
+    split: str,
     logits: NDArray[np.float32],
     labels: NDArray[np.int64],
     *,
     validation_logits: NDArray[np.float32],
     validation_labels: NDArray[np.int64],
 ) -> Calibration:
-    """Return how reliable the logits [N, K] of a part are, as they are and divided by the temperature that fits best.
+    """Return the reliability of the logits [N, K] of a split, unchanged and divided by the best temperature.
 
     Args:
-        validation_logits, validation_labels: of other pictures [M, K] and [M], which the temperature is fitted on.
+        validation_logits, validation_labels: of other images, [M, K] and [M], to fit the temperature on.
     """
     temperature = fit_temperature(validation_logits, validation_labels)
     scaled = None if temperature is None else _reliability_of(logits / np.float32(temperature), labels)
-    return Calibration(part, _reliability_of(logits, labels), len(validation_labels), temperature, scaled)
+    return Calibration(split, _reliability_of(logits, labels), len(validation_labels), temperature, scaled)
 
 
 def _reliability_of(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Reliability:
@@ -45,9 +44,9 @@ def _reliability_of(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> R
 
 
 def measure_reliability(predictions: Predictions) -> Reliability:
-    """Return how often the most probable class is right, bin by bin of its probability, and the expected error."""
+    """Return accuracy against confidence, bin by bin, and the expected calibration error."""
     confidence = predictions.probabilities.max(axis=1).astype(np.float64)
-    right = predictions.predicted == predictions.labels
+    correct = predictions.predicted == predictions.labels
     edges = np.linspace(0, 1, NUM_BINS + 1)
     places = np.searchsorted(edges[1:-1], confidence)  # a value on an edge belongs to the bin below
     bins = []
@@ -60,7 +59,7 @@ def measure_reliability(predictions: Predictions) -> Reliability:
                 high=float(edges[index + 1]),
                 n=n,
                 confidence=float(confidence[inside].mean()) if n else None,
-                accuracy=float(right[inside].mean()) if n else None,
+                accuracy=float(correct[inside].mean()) if n else None,
             )
         )
     gaps = sum(
@@ -71,13 +70,13 @@ def measure_reliability(predictions: Predictions) -> Reliability:
 
 
 def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float | None:
-    """Return the T for which softmax(logits / T) has the least mean cross-entropy on these pictures.
+    """Return the T for which softmax(logits / T) has the lowest mean cross-entropy on these images.
 
-    The loss is convex in 1 / T; its lowest point is found by Newton's steps, halving the bracket where one leaves it.
-    Without a mistake there is none, and None is returned: the surer, the better, is no answer.
+    The loss is convex in 1 / T. Newton steps find its minimum; a step that leaves the bracket is replaced by halving
+    it. Without a wrong prediction the loss has no minimum, and None is returned.
 
     Args:
-        logits: [N, K]. labels: class numbers [N]. They must be no test pictures: this is a choice.
+        logits: [N, K]. labels: class numbers [N]. Not of test images, because this is a choice.
     """
     if (logits.argmax(axis=1) == labels).all():
         return None
@@ -100,11 +99,11 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> f
     return 1 / beta
 
 
-# ---------------------------------------------------------------- to look at
+# ---------------------------------------------------------------- panels
 
 
 def calibration_from_json(tree: Mapping[str, Any]) -> Calibration:
-    """Return what calibration.json holds."""
+    """Return the calibration that calibration.json holds."""
 
     def reliability(entry: Mapping[str, Any]) -> Reliability:
         return Reliability(**{**entry, "bins": tuple(ReliabilityBin(**each) for each in entry["bins"])})
@@ -114,47 +113,47 @@ def calibration_from_json(tree: Mapping[str, Any]) -> Calibration:
 
 
 def calibration_panels(calibration: Calibration) -> tuple[Panel, ...]:
-    """Return the reliability as trained, with the temperature if there is one, and the figures of both."""
+    """Return the reliability as trained and with the temperature, if there is one, and the numbers of both."""
     charts = [_curves("As trained", calibration.as_trained)]
     if calibration.scaled is not None:
         charts.append(_curves(f"With temperature {calibration.temperature:.2f}", calibration.scaled))
-    return (*charts, _figures(calibration))
+    return (*charts, _numbers(calibration))
 
 
 def _curves(name: str, measured: Reliability) -> Curves:
     x = tuple(50 * (each.low + each.high) for each in measured.bins)
     notes = tuple(f"{each.n:,}" for each in measured.bins)
-    sure = tuple(None if each.confidence is None else 100 * each.confidence for each in measured.bins)
-    right = tuple(None if each.accuracy is None else 100 * each.accuracy for each in measured.bins)
+    confidence = tuple(None if each.confidence is None else 100 * each.confidence for each in measured.bins)
+    accuracy = tuple(None if each.accuracy is None else 100 * each.accuracy for each in measured.bins)
     return Curves(
         f"{name}: ECE {_percent(measured.ece)}",
-        "confidence in tenths (%)",
-        "share (%)",
-        (Line("sure", x, sure, notes), Line("right", x, right, notes)),
-        note_label="pictures",
+        "confidence, in bins of ten (%)",
+        "confidence and accuracy (%)",
+        (Line("confidence", x, confidence, notes), Line("accuracy", x, accuracy, notes)),
+        note_label="images",
     )
 
 
-def _figures(calibration: Calibration) -> Table:
+def _numbers(calibration: Calibration) -> Table:
     before, after, temperature = calibration.as_trained, calibration.scaled, calibration.temperature
     rows = [
-        ("Pictures", f"{before.n:,}"),
+        ("Images", f"{before.n:,}"),
         ("Expected calibration error (ECE), as trained", _percent(before.ece)),
         ("Loss (mean cross-entropy, nats), as trained", f"{before.loss:.4f}"),
     ]
     if after is None or temperature is None:
-        reason = "no validation picture was wrong" if calibration.fitted_on else "no validation part"
+        reason = "every validation image is classified correctly" if calibration.fitted_on else "no validation split"
         rows.append(("Temperature", f"not fitted: {reason}"))
     else:
-        meaning = "too sure" if temperature > 1 else "not sure enough"
+        meaning = "too confident" if temperature > 1 else "not confident enough"
         rows += [
-            ("Temperature that the logits are divided by", f"{temperature:.3f}"),
-            (f"Fitted on validation pictures, of which the network was {meaning}", f"{calibration.fitted_on:,}"),
-            ("Expected calibration error with it", _percent(after.ece)),
-            ("Loss with it", f"{after.loss:.4f}"),
+            ("Temperature, which divides the logits", f"{temperature:.3f}"),
+            (f"Validation images it was fitted on (the network is {meaning})", f"{calibration.fitted_on:,}"),
+            ("Expected calibration error with the temperature", _percent(after.ece)),
+            ("Loss with the temperature", f"{after.loss:.4f}"),
         ]
-    return Table(f"Calibration on the {calibration.part} part", ("What", "Value"), tuple(rows))
+    return Table(f"Calibration on the {calibration.split} split", ("What", "Value"), tuple(rows))
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.2f}\N{NO-BREAK SPACE}%"
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.2f}\N{NO-BREAK SPACE}%"

@@ -1,13 +1,11 @@
-"""Predictions to figures; numpy only."""
-
-from __future__ import annotations
+"""Metrics of predictions, frequent confusions and suspected label errors; numpy only."""
 
 from collections.abc import Collection, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from convscope.results import Accuracy, ClassMetrics, Metrics, Predictions, accuracy_of
+from convscope.results.run import Accuracy, ClassMetrics, Metrics, Predictions, accuracy_of
 
 TOPK = (1, 3, 5)
 
@@ -15,7 +13,7 @@ TOPK = (1, 3, 5)
 def make_predictions(
     *, logits: NDArray[np.float32], labels: NDArray[np.int64], ids: tuple[str, ...], class_names: tuple[str, ...]
 ) -> Predictions:
-    """Return probabilities (softmax) and per-picture cross-entropy of logits [N, K], computed in float64."""
+    """Return the softmax and the cross-entropy of each image of logits [N, K], computed in float64."""
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return Predictions(
@@ -28,7 +26,7 @@ def make_predictions(
 
 
 def compute_metrics(predictions: Predictions) -> Metrics:
-    """Return accuracy with its interval, loss, top-k, figures for each class and the confusion matrix."""
+    """Return accuracy with its interval, loss, top-k accuracy, the metrics of each class and the confusion matrix."""
     labels, predicted = predictions.labels, predictions.predicted
     num_classes = len(predictions.class_names)
     confusion = np.zeros((num_classes, num_classes), dtype=np.int64)
@@ -43,16 +41,16 @@ def compute_metrics(predictions: Predictions) -> Metrics:
 
 
 def accuracy_without(predictions: Predictions, left_out: Collection[str]) -> Accuracy | None:
-    """Return the accuracy on the pictures that are not in `left_out`, by id; None if none is left out, or none left."""
-    kept = np.array([id_ not in left_out for id_ in predictions.ids])
-    if kept.all() or not kept.any():
+    """Return the accuracy on the images whose id is not in `left_out`; None if that is all of them or none."""
+    included = np.array([id_ not in left_out for id_ in predictions.ids])
+    if included.all() or not included.any():
         return None
-    right = predictions.predicted[kept] == predictions.labels[kept]
-    return accuracy_of(correct=int(right.sum()), n=len(right))
+    correct = predictions.predicted[included] == predictions.labels[included]
+    return accuracy_of(correct=int(correct.sum()), n=len(correct))
 
 
 def topk_accuracy(predictions: Predictions, k: int) -> float:
-    """Return the fraction of pictures whose true class is among the k most probable; ties go to the lower class."""
+    """Return the top-k accuracy; of equally probable classes the first one counts as more probable."""
     best = np.argsort(-predictions.probabilities, axis=1, kind="stable")[:, :k]
     return float((best == predictions.labels[:, None]).any(axis=1).mean())
 
@@ -68,3 +66,34 @@ def _class_metrics(names: tuple[str, ...], confusion: NDArray[np.int64]) -> Iter
             recall=hits / true if true else None,
             f1=2 * hits / (true + called) if true + called else None,
         )
+
+
+def most_confused_cells(confusion: NDArray[np.int64], most: int) -> list[tuple[int, int]]:
+    """Return the up to `most` largest nonzero cells (actual, predicted) off the diagonal; ties in class order."""
+    mistakes = confusion.copy()
+    np.fill_diagonal(mistakes, 0)
+    order = np.argsort(-mistakes, axis=None, kind="stable")[:most]
+    columns = confusion.shape[1]
+    return [divmod(int(cell), columns) for cell in order if mistakes.flat[cell]]
+
+
+def suspected_label_errors(predictions: Predictions) -> list[tuple[int, int]]:
+    """Return (image number, likelier class) where the label looks wrong, worst first.
+
+    A class is likely for an image if its probability reaches the class's mean over the images with that label. A label
+    is suspected if the most probable of the likely classes is another one; the worst label has the largest gap in
+    probability. The network must not have been trained on these images.
+
+    Source: C. Northcutt, L. Jiang and I. Chuang, Confident Learning, JAIR 70 (2021), equations 1 and 2, ranked by
+    normalized margin.
+    """
+    p, labels = predictions.probabilities.astype(np.float64), predictions.labels
+    n, num_classes = p.shape
+    members = np.bincount(labels, minlength=num_classes)
+    own = p[np.arange(n), labels]
+    threshold = np.where(members > 0, np.bincount(labels, own, num_classes) / np.maximum(members, 1), np.inf)
+    likely = np.where(p >= threshold, p, -1.0)
+    suggested = likely.argmax(axis=1)
+    margin = own - likely.max(axis=1)
+    suspected = np.flatnonzero((suggested != labels) & (likely.max(axis=1) >= 0))
+    return [(int(i), int(suggested[i])) for i in suspected[np.argsort(margin[suspected], kind="stable")]]

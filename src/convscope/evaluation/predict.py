@@ -1,8 +1,8 @@
-"""Running a network over many pictures."""
+"""Running a network, or part of one, over many images."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,84 +11,132 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from convscope.data.batches import Preprocessing, Resident, ResidentFeatures, input_bytes
-from convscope.models.head import find_dense_head
-from convscope.modes import evaluation_mode
+from convscope.data.batches import Preprocessing, Resident, ResidentFeatures, input_bytes, make_resident
+from convscope.data.dataset import ImageSet
+from convscope.evaluation.metrics import make_predictions
+from convscope.models.eval_mode import eval_mode
+from convscope.models.surgery.head import find_dense_head
+from convscope.results.run import Predictions
 
+Floats = NDArray[np.float32]
+
+FEATURES_BATCH = 32
+"""Batch size in the frozen layers; larger batches are not faster on a CPU and need more memory."""
 EVALUATION_BATCH_BYTES = 4 * 2**20
-"""Size of the float32 pictures of one batch; larger ones fall out of a CPU's cache and are slower."""
-MOST_FEATURES = 2048
-"""A flattened map of more would take more memory for some thousand pictures than the network."""
+"""Size of the float32 images of one batch; a larger batch does not fit into a CPU's cache and is slower."""
+MAX_FEATURES = 2048
+"""With more, the features of a few thousand images would need more memory than the network."""
 
 
-def evaluation_batch_size(picture_bytes: int, most: int | None = None) -> int:
-    """Return how many pictures are classified at a time.
+def evaluation_batch_size(image_bytes: int, most: int | None = None) -> int:
+    """Return the number of images to classify at a time, at most `most`.
 
     Args:
-        picture_bytes: of one as the network takes it, float32.
-        most: so many at most.
+        image_bytes: size of one image as float32 input of the network.
     """
-    return min(1000 if most is None else most, max(32, EVALUATION_BATCH_BYTES // picture_bytes))
+    return min(1000 if most is None else most, max(32, EVALUATION_BATCH_BYTES // image_bytes))
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A way to run part of a network.
+
+    Args:
+        run: maps the part's input, float32 [B, ...], to its output, float32 [B, ...].
+        engine: name and version of the engine; part of the cache key, because engines differ in the last digits.
+    """
+
+    run: Callable[[Floats], Floats]
+    engine: str
+
+
+def torch_forward(module: nn.Module, device: torch.device) -> Forward:
+    """Return a module run by torch in evaluation mode."""
+
+    def run(x: Floats) -> Floats:
+        with torch.inference_mode():
+            order = torch.channels_last if x.ndim == 4 else torch.preserve_format
+            return np.asarray(module(torch.from_numpy(x).to(device, memory_format=order)).float().cpu().numpy())
+
+    module.eval()
+    return Forward(run, f"torch {torch.__version__} on {device.type}")
 
 
 def predict_logits(
     model: nn.Module, data: Resident, preprocessing: Preprocessing, *, most_at_once: int | None = None
 ) -> Tensor:
-    """Return the logits of all pictures, float32 [N, K] on the device of the data; the model is left as it was."""
+    """Return the logits of all images, float32 [N, K] on the device of the data; the model's modes do not change."""
     batch_size = evaluation_batch_size(input_bytes(data), most_at_once)
-    with evaluation_mode(model), torch.inference_mode():
+    with eval_mode(model), torch.inference_mode():
         if isinstance(data, ResidentFeatures):
             return torch.cat([model(batch).float() for batch in torch.split(data.values[0], batch_size)])
         batches = torch.split(data.rows, batch_size)
-        return torch.cat([model(preprocessing.apply(data.pictures, rows)).float() for rows in batches])
+        return torch.cat([model(preprocessing.apply(data.images, rows)).float() for rows in batches])
+
+
+def predict_indices(
+    model: nn.Module, images: ImageSet, indices: NDArray[np.int64], preprocessing: Preprocessing, device: torch.device
+) -> Floats:
+    """Return the logits of these images of a data set, float32 [N, K]."""
+    if len(indices) == 0:
+        return np.zeros((0, images.num_classes), np.float32)
+    return np.asarray(predict_logits(model, make_resident(images, indices, device), preprocessing).cpu().numpy())
+
+
+def predictions_of(images: ImageSet, indices: NDArray[np.int64], logits: Floats) -> Predictions:
+    """Return the predictions that these logits [N, K] are."""
+    return make_predictions(
+        logits=logits,
+        labels=images.labels[indices],
+        ids=tuple(images.ids[i] for i in indices),
+        class_names=images.class_names,
+    )
 
 
 @dataclass(frozen=True)
-class Answered:
-    """What a network says of N pictures.
+class ModelOutput:
+    """The outputs of a network for N images.
 
     Args:
         logits: float32 [N, K].
-        features: what the last dense layer is given, float32 [N, F]; None where the network does not end in one, or in
-            one of more than MOST_FEATURES inputs.
+        features: the input of the last dense layer, float32 [N, F]; None if the network does not end in a dense layer,
+            or F would exceed MAX_FEATURES.
     """
 
-    logits: NDArray[np.float32]
-    features: NDArray[np.float32] | None
+    logits: Floats
+    features: Floats | None
 
-    def split(self, sizes: Sequence[int]) -> list[Answered]:
-        """Return the answers for so many pictures, then for so many, and so on."""
+    def split(self, sizes: Sequence[int]) -> list[ModelOutput]:
+        """Return the outputs for the first sizes[0] images, for the next sizes[1] images, and so on."""
         places = np.cumsum(sizes)[:-1]
         logits = np.split(self.logits, places)
         features = [None] * len(logits) if self.features is None else np.split(self.features, places)
-        return [Answered(*pair) for pair in zip(logits, features, strict=True)]
+        return [ModelOutput(*pair) for pair in zip(logits, features, strict=True)]
 
 
-def predict_answers(
+Outputs = Callable[..., list[ModelOutput]]
+"""What a trained network says of images of its data set: an output for each array of indices that it is given."""
+
+
+def predict_outputs(
     model: nn.Module, data: Resident, preprocessing: Preprocessing, *, most_at_once: int | None = None
-) -> Answered:
-    """Return what the model says of all pictures; it is left as it was."""
-    head, seen = find_dense_head(model), list[Tensor]()
-    if head is None or head.in_features > MOST_FEATURES:
+) -> ModelOutput:
+    """Return the outputs of the model for all images; its modes do not change."""
+    head, inputs_seen = find_dense_head(model), list[Tensor]()
+    if head is None or head.in_features > MAX_FEATURES:
         logits = predict_logits(model, data, preprocessing, most_at_once=most_at_once)
-        return Answered(logits.cpu().numpy(), None)
+        return ModelOutput(logits.cpu().numpy(), None)
 
-    def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        seen.append(inputs[0].float())
-
-    handle = head.register_forward_pre_hook(keep)
-    try:
+    with head.register_forward_pre_hook(lambda _, inputs: inputs_seen.append(inputs[0].float())):
         logits = predict_logits(model, data, preprocessing, most_at_once=most_at_once)
-    finally:
-        handle.remove()
-    features = torch.cat(seen).cpu().numpy()
-    return Answered(logits.cpu().numpy(), features if features.shape == (len(data), head.in_features) else None)
+    features = torch.cat(inputs_seen).cpu().numpy()
+    return ModelOutput(logits.cpu().numpy(), features if features.shape == (len(data), head.in_features) else None)
 
 
 def mean_loss_and_accuracy(
     model: nn.Module, data: Resident, preprocessing: Preprocessing, *, most_at_once: int | None = None
 ) -> tuple[float, float]:
-    """Return mean cross-entropy in nats and the fraction of right answers."""
+    """Return mean cross-entropy in nats and the fraction of correct predictions."""
     logits = predict_logits(model, data, preprocessing, most_at_once=most_at_once)
     loss = F.cross_entropy(logits, data.labels)
     return float(loss), float((logits.argmax(1) == data.labels).double().mean())

@@ -1,6 +1,4 @@
-"""Predictions and metrics as the files of the run folder."""
-
-from __future__ import annotations
+"""Predictions and results in the form of the run folder's files."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, fields
@@ -8,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from convscope.results import Predictions, RunResult
+from convscope.results.run import Predictions, RunResult
 
-PREDICTION_COLUMNS = ("picture", "true", "predicted", "p_true", "p_pred", "loss")
+PREDICTION_COLUMNS = ("image", "true", "predicted", "p_true", "p_pred", "loss")
 
 
 def prediction_rows(predictions: Predictions) -> Iterator[tuple[str, ...]]:
@@ -19,7 +17,7 @@ def prediction_rows(predictions: Predictions) -> Iterator[tuple[str, ...]]:
 
 
 def mistake_rows(predictions: Predictions) -> Iterator[tuple[str, ...]]:
-    """Yield the rows of mistakes.csv: the wrong ones, largest loss first."""
+    """Yield the rows of mistakes.csv: the wrong predictions, largest loss first."""
     wrong = np.flatnonzero(predictions.predicted != predictions.labels)
     return _rows(predictions, wrong[np.argsort(-predictions.losses[wrong], kind="stable")])
 
@@ -42,6 +40,6 @@ def result_to_json(result: RunResult) -> dict[str, Any]:
 def _rows(predictions: Predictions, indices: np.ndarray[Any, np.dtype[np.int64]]) -> Iterator[tuple[str, ...]]:
     names, predicted = predictions.class_names, predictions.predicted
     for i in indices:
-        true, said = predictions.labels[i], predicted[i]
-        figures = (predictions.probabilities[i, true], predictions.probabilities[i, said], predictions.losses[i])
-        yield predictions.ids[i], names[true], names[said], *(f"{figure:.6g}" for figure in figures)
+        true, best = predictions.labels[i], predicted[i]
+        numbers = (predictions.probabilities[i, true], predictions.probabilities[i, best], predictions.losses[i])
+        yield predictions.ids[i], names[true], names[best], *(f"{number:.6g}" for number in numbers)

@@ -1,6 +1,4 @@
-"""Looking into trained networks: each inspection computes panels from a Subject and leaves no mark on it."""
-
-from __future__ import annotations
+"""Looking inside trained networks: each inspection computes panels from a Subject and does not change it."""
 
 from convscope.inspection.activating import inspect_activating
 from convscope.inspection.confusion import inspect_confused_pairs, inspect_confusion
@@ -19,77 +17,77 @@ __all__ = ["INSPECTIONS", "Evidence", "Inspection", "Subject"]
 INSPECTIONS: dict[str, Inspection] = {
     "grad-cam": Inspection(
         "Grad-CAM",
-        "The warmer a place, the more its features speak for the class: on a network that has learned the right thing "
-        "the colour lies on the object, not beside it.",
-        "picture",
+        "The warmer a place, the more its features support the class: in a network that has learned to recognize the "
+        "object, the colour is on the object and not beside it.",
+        "image",
         inspect_grad_cam,
     ),
     "occlusion": Inspection(
         "Occlusion",
-        "Each place was covered by a gray patch: where it is warm the network became less sure of its answer, where "
-        "it is blue it became surer.",
-        "picture",
+        "A gray patch covered each place in turn: where the colour is warm the probability of the class fell, where it "
+        "is blue the probability rose.",
+        "image",
         inspect_occlusion,
     ),
     "feature-maps": Inspection(
         "Feature maps",
-        "Follow the picture from layer to layer: early maps still look like it, later ones are small and only tell "
-        "which features are where; white is zero, warm is positive, blue is negative.",
-        "picture",
+        "Follow the image from layer to layer: early feature maps still look like it, later ones are small and show "
+        "only where a feature is; white is zero, warm is positive, blue is negative.",
+        "image",
         inspect_feature_maps,
     ),
     "filters": Inspection(
         "Learned filters",
-        "Filters of a well-trained first layer are smooth: edges, blobs and colours; what looks like noise has "
-        "learned little.",
-        "picture",
+        "Filters of a well-trained first layer show smooth edges, blobs and colours; a filter that looks like noise "
+        "has learned little.",
+        "image",
         inspect_filters,
     ),
     "statistics": Inspection(
         "Layer by layer in numbers",
-        "A layer whose values are nearly all zero hands little on, and where the gradient is a thousand times smaller "
-        "than behind it the layers before learn slowly.",
-        "picture",
+        "A layer whose values are nearly all zero passes little on, and a gradient a thousand times smaller than that "
+        "of later layers means slow learning.",
+        "image",
         inspect_statistics,
     ),
     "activating": Inspection(
-        "What excites a channel",
-        "The pictures that excite a channel most show what it looks for: find what they have in common.",
+        "Images that most activate a channel",
+        "The images that most activate a channel show what it detects: find what they have in common.",
         "evidence",
         inspect_activating,
     ),
     "confusion": Inspection(
-        "Confusion, with the pictures",
-        "Behind every number beside the diagonal stand pictures, the largest loss first: judge whether you would have "
-        "known better.",
+        "Confusion, with the images",
+        "These are the images behind the numbers off the diagonal, largest loss first: decide whether you would have "
+        "recognized them.",
         "evidence",
         inspect_confusion,
     ),
     "confused-pairs": Inspection(
         "Most confused pairs",
-        "Pairs of classes that are taken for each other are where more or better pictures help most.",
+        "More or better images help most for classes that the network confuses with each other.",
         "evidence",
         inspect_confused_pairs,
     ),
     "calibration": Inspection(
         "Calibration",
-        "Where the two lines of a chart lie on each other the network is right as often as it is sure.",
+        "Where the two lines of a chart coincide, the accuracy equals the confidence.",
         "evidence",
         inspect_calibration,
     ),
     "labels": Inspection(
         "Suspected label errors",
-        "Here the network is surer of another class than it mostly is of that class's own pictures: look whether the "
-        "label is wrong, before you blame the network.",
+        "For these images the network gives another class a higher probability than that class's own images usually "
+        "get: check whether the label is wrong.",
         "evidence",
         inspect_labels,
     ),
     "duplicates": Inspection(
         "Duplicates",
-        "Pictures that were also learned from make a network look better than it is: without them the accuracy is what "
-        "it would be on new ones.",
+        "Test images that are also training images make a network look better than it is: the accuracy without them "
+        "estimates the accuracy on new images.",
         "evidence",
         inspect_duplicates,
     ),
 }
-"""Ways of looking, in the order of the page."""
+"""Inspections in the order of the page."""

@@ -1,41 +1,37 @@
-"""How much of the accuracy comes from pictures that are there more than once."""
-
-from __future__ import annotations
+"""The accuracy with and without duplicate images."""
 
 import numpy as np
 
 from convscope.inspection.subject import Subject, evidence_of
-from convscope.results import Panel, Table, accuracy_of
+from convscope.results.panels import Panel, Table
+from convscope.results.run import accuracy_of
 
 
 def inspect_duplicates(subject: Subject) -> tuple[Panel, ...]:
-    """Return the accuracy on all pictures, on distinct ones, and on those that the training part does not have.
+    """Return the accuracy on all images, on distinct images, and on images unlike any training or validation image.
 
-    Duplicates and near duplicates are those by which the data set was split, at the size that the network takes.
+    Duplicates and near duplicates are the groups that kept the splits apart, found at the input size of the network.
     """
     evidence = evidence_of(subject)
-    own = evidence.splits.groups[evidence.indices]
-    right = evidence.predictions.predicted == evidence.predictions.labels
-    everything = np.ones(len(own), dtype=bool)
-    first = np.zeros(len(own), dtype=bool)
-    first[np.unique(own, return_index=True)[1]] = True
-    unseen = ~np.isin(evidence.indices, evidence.splits.leaked(evidence.part))
+    groups = evidence.splits.groups[evidence.indices]
+    correct = evidence.predictions.predicted == evidence.predictions.labels
+    everything = np.ones(len(groups), dtype=bool)
+    first = np.zeros(len(groups), dtype=bool)
+    first[np.unique(groups, return_index=True)[1]] = True
+    unseen = ~np.isin(evidence.indices, evidence.splits.leaked(evidence.split))
     rows = []
-    for name, kept in (
-        ("All pictures", everything),
-        ("Each distinct picture once", first),
-        ("Without those that training or validation has too", unseen),
-        ("Distinct, and in neither of the two", first & unseen),
+    for name, included in (
+        ("All images", everything),
+        ("Each distinct image once", first),
+        ("Without images that training or validation also has", unseen),
+        ("Distinct, and in neither of those splits", first & unseen),
     ):
-        figures = ("0", "–", "–")
-        if kept.any():
-            accuracy = accuracy_of(correct=int(right[kept].sum()), n=int(kept.sum()))
-            low, high = (f"{100 * value:.2f}" for value in (accuracy.low, accuracy.high))
-            figures = (
-                f"{accuracy.n:,}",
-                f"{100 * accuracy.value:.2f}\N{NO-BREAK SPACE}%",
-                f"{low} to {high}\N{NO-BREAK SPACE}%",
-            )
-        rows.append((name, *figures))
-    columns = (f"Of the {evidence.part} part", "Pictures", "Accuracy", "95\N{NO-BREAK SPACE}% interval")
+        if not included.any():
+            rows.append((name, "0", "–", "–"))
+            continue
+        accuracy = accuracy_of(correct=int(correct[included].sum()), n=int(included.sum()))
+        value, low, high = (f"{100 * number:.2f}" for number in (accuracy.value, accuracy.low, accuracy.high))
+        percent = "\N{NO-BREAK SPACE}%"
+        rows.append((name, f"{accuracy.n:,}", f"{value}{percent}", f"{low} to {high}{percent}"))
+    columns = (f"{evidence.split.capitalize()} split", "Images", "Accuracy", "95\N{NO-BREAK SPACE}% interval")
     return (Table("Accuracy with and without duplicates", columns, tuple(rows)),)

@@ -1,6 +1,4 @@
-"""What the convolutions have learned: their weights as pictures."""
-
-from __future__ import annotations
+"""The weights of the convolutions as images."""
 
 from math import prod
 
@@ -10,17 +8,17 @@ from torch import nn
 
 from convscope.errors import UsageError
 from convscope.inspection.subject import Subject
-from convscope.results import Maps, Panel
+from convscope.results.panels import FeatureMaps, Panel
 
 MAX_FIRST = 64
-"""Filters that are shown of the first layer."""
+"""Filters shown of the first layer."""
 MAX_FILTERS, MAX_CHANNELS = 8, 8
-"""Filters that are shown of a deeper layer, and of each of them the weights of so many channels."""
+"""Filters shown of a deeper layer, and channels shown of each filter."""
 MAX_LAYERS = 12
 
 
 def inspect_filters(subject: Subject) -> tuple[Panel, ...]:
-    """Return the filters of the first layer as colours, and of deeper convolutions by channel."""
+    """Return the filters of the first layer in colour, and those of deeper convolutions channel by channel."""
     layers = {
         name: module
         for name, module in subject.network.named_modules()
@@ -29,7 +27,7 @@ def inspect_filters(subject: Subject) -> tuple[Panel, ...]:
     if subject.layer is not None:
         inside = {name: m for name, m in layers.items() if f"{name}.".startswith(f"{subject.layer.split(' (')[0]}.")}
         if not inside:
-            raise UsageError(f"there is no convolution larger than 1x1 in layer {subject.layer!r}")
+            raise UsageError(f"layer {subject.layer!r} has no convolution larger than 1x1")
         layers = inside
     panels: list[Panel] = []
     first = _first_layer(subject)
@@ -39,13 +37,13 @@ def inspect_filters(subject: Subject) -> tuple[Panel, ...]:
     if layers:
         panels.append(_deeper(layers))
     if not panels:
-        raise UsageError("no layer of this network has weights that could be seen as pictures")
+        raise UsageError("no layer of this network has weights that form images")
     return tuple(panels)
 
 
-def _first_layer(subject: Subject) -> tuple[str, Maps] | None:
-    """Return name and weights of the layer that sees the picture itself; None if they are no pictures."""
-    height, width, channels = subject.picture.shape
+def _first_layer(subject: Subject) -> tuple[str, FeatureMaps] | None:
+    """Return name and weights of the layer that takes the image itself; None if the weights do not form images."""
+    height, width, channels = subject.image.shape
     for name, module in subject.network.named_modules():
         if isinstance(module, nn.Conv2d):
             if module.in_channels != channels or module.groups != 1 or prod(module.kernel_size) == 1:
@@ -57,22 +55,22 @@ def _first_layer(subject: Subject) -> tuple[str, Maps] | None:
             weight = _weights(module).reshape(-1, channels, height, width)
         else:
             continue
-        what = f"{_count(len(weight), MAX_FIRST, 'filters')}, {weight.shape[2]} × {weight.shape[3]} each"
-        pictures = _as_colour(weight[:MAX_FIRST])
-        note = "mid-gray is a weight of zero" if channels == 3 else _range(weight)
-        return name, Maps("What the first layer looks for", (pictures,), (f"layer {name}\n{what}\n{note}",))
+        content = f"{_count(len(weight), MAX_FIRST, 'filters')}, {weight.shape[2]} × {weight.shape[3]} each"
+        images = _as_colour(weight[:MAX_FIRST])
+        note = "mid-gray is zero" if channels == 3 else _range(weight)
+        return name, FeatureMaps("Filters of the first layer", (images,), (f"layer {name}\n{content}\n{note}",))
     return None
 
 
 def _as_colour(weight: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return weights [O, C, h, w] as colours [O, h, w, 3], zero in the middle of 0..1; of one channel as they are."""
+    """Return weights [O, 3, h, w] as colours [O, h, w, 3] with zero at 0.5; weights of one channel as [O, h, w]."""
     if weight.shape[1] != 3:
         return weight[:, 0]
     largest = float(np.abs(weight).max()) or 1.0
     return np.ascontiguousarray((0.5 + 0.5 * weight / largest).transpose(0, 2, 3, 1))
 
 
-def _deeper(layers: dict[str, nn.Conv2d]) -> Maps:
+def _deeper(layers: dict[str, nn.Conv2d]) -> FeatureMaps:
     shown = list(layers)
     if len(shown) > MAX_LAYERS:
         shown = [shown[i] for i in np.linspace(0, len(shown) - 1, MAX_LAYERS).round().astype(int)]
@@ -82,13 +80,13 @@ def _deeper(layers: dict[str, nn.Conv2d]) -> Maps:
         filters, channels, height, width = weight.shape
         rows = MAX_FILTERS if channels > 1 else MAX_FIRST
         maps.append(weight[:rows, :MAX_CHANNELS].reshape(-1, height, width))
-        what = f"{_count(filters, rows, 'filters')}, {height} × {width} each"
+        content = f"{_count(filters, rows, 'filters')}, {height} × {width} each"
         each = f"\neach for {_count(channels, MAX_CHANNELS, 'channels')}, filter by filter" if channels > 1 else ""
-        captions.append(f"layer {name}\n{what}{each}\n{_range(weight)}")
+        captions.append(f"layer {name}\n{content}{each}\n{_range(weight)}")
     title = "Deeper filters, channel by channel"
     if len(shown) < len(layers):
         title += f": {len(shown)} of {len(layers)} layers"
-    return Maps(title, tuple(maps), tuple(captions))
+    return FeatureMaps(title, tuple(maps), tuple(captions))
 
 
 def _weights(layer: nn.Conv2d | nn.Linear) -> NDArray[np.float32]:

@@ -1,49 +1,47 @@
-"""Where in the picture the evidence for a class lies, by the gradient at the last maps."""
-
-from __future__ import annotations
+"""Grad-CAM: the places of the image that support a class, from the gradient at the last feature maps."""
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from convscope.errors import UsageError
-from convscope.inspection.hooks import find_call, last_maps, recorded_calls
+from convscope.inspection.hooks import find_call, last_feature_maps, recorded_calls
 from convscope.inspection.subject import Subject
-from convscope.modes import evaluation_mode
-from convscope.results import Heat, Panel
+from convscope.models.eval_mode import eval_mode
+from convscope.results.panels import Heat, Panel
 
 SHOWN_CLASSES = 3
 
 
 def inspect_grad_cam(subject: Subject) -> tuple[Panel, ...]:
-    """Return Grad-CAM of the most probable classes at `subject.layer`, or at the last layer that has maps."""
+    """Return Grad-CAM of the most probable classes at `subject.layer`, or at the last layer with feature maps."""
     best = np.argsort(-subject.probabilities, kind="stable")[:SHOWN_CLASSES]
     layer, heats = grad_cam(subject, tuple(int(k) for k in best))
     captions = (
         f"for {subject.class_names[k]}\nprobability {100 * subject.probabilities[k]:.1f} %"
-        + ("" if heat.any() else "\nno place speaks for it")
+        + ("" if heat.any() else "\nno place supports it")
         for k, heat in zip(best, heats, strict=True)
     )
-    return (Heat(f"Evidence for the most probable classes, at layer {layer}", subject.picture, heats, tuple(captions)),)
+    return (Heat(f"Evidence for the most probable classes, at layer {layer}", subject.image, heats, tuple(captions)),)
 
 
 def grad_cam(subject: Subject, classes: tuple[int, ...]) -> tuple[str, tuple[NDArray[np.float32], ...]]:
-    """Return the layer's name and for each class the heat of its maps, float32 [h, w], zero or more.
+    """Return the layer's name and a heat map for each class, float32 [h, w], never negative.
 
-    heat = ReLU(sum over maps of a_k A_k), where a_k is the mean of the gradient of the class's logit over map A_k. It
-    works on frozen networks too: the gradient goes through layers that do not learn.
+    heat = ReLU(sum over k of a_k A_k), where a_k is the mean of the gradient of the class's logit over feature map A_k.
+    This works for frozen networks too, because gradients pass through frozen layers.
 
     Raises:
-        UsageError: the layer has no maps.
+        UsageError: the layer has no feature maps.
 
     Source: R. R. Selvaraju et al., Grad-CAM, ICCV 2017, equations 1 and 2.
     """
     network = subject.network
-    with evaluation_mode(network), torch.enable_grad(), recorded_calls(network) as calls:
+    with eval_mode(network), torch.enable_grad(), recorded_calls(network) as calls:
         logits = network(subject.input().requires_grad_())
-        call = last_maps(calls) if subject.layer is None else find_call(calls, subject.layer)
-        if not call.is_maps:
-            raise UsageError(f"layer {call.name!r} has no maps, and Grad-CAM needs some; leave out --layer")
+        call = last_feature_maps(calls) if subject.layer is None else find_call(calls, subject.layer)
+        if not call.is_feature_maps:
+            raise UsageError(f"layer {call.name!r} has no feature maps, which Grad-CAM needs; leave out --layer")
         heats = []
         for k in classes:
             (gradient,) = torch.autograd.grad(logits[0, k], call.output, retain_graph=True)

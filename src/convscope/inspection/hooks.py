@@ -1,8 +1,6 @@
-"""What every layer hands on while a network looks at pictures; hooks live in a `with` and change nothing."""
+"""The outputs of all layers during a forward pass; the hooks live in a `with` and do not change the network."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -10,29 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from convscope.errors import UsageError, unknown_name
+from convscope.torch_internals import version
 
 UNCHANGED = (nn.Identity, nn.Flatten, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
-"""Modules that hand on the numbers they get, outside of training."""
+"""Modules that return their input unchanged in evaluation mode."""
 POOLING = (
     nn.MaxPool2d, nn.AvgPool2d, nn.LPPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d,
 )  # fmt: skip
-
-
-@dataclass
-class Layouts:
-    """Shapes in which a network hands on maps: [B, C, H, W], or channels last as [B, H, W, C]."""
-
-    channels_first: set[torch.Size] = field(default_factory=set)
-    channels_last: set[torch.Size] = field(default_factory=set)
-
-    def learn(self, module: nn.Module, output: Tensor) -> None:
-        """Note the layout of maps that a module of known layout makes."""
-        if output.ndim != 4:
-            return
-        if isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.GroupNorm):
-            self.channels_first.add(output.shape)
-        elif isinstance(module, nn.Linear) or type(module) is nn.LayerNorm:  # timm's subclass takes channels first
-            self.channels_last.add(output.shape)
 
 
 @dataclass(frozen=True)
@@ -40,15 +22,16 @@ class Call:
     """One call of a module.
 
     Args:
-        name: of the module; from its second call on with the number of the call, as in "relu (call 2)".
-        output: as it left the module, before a later layer could change it in place; [B, ...].
-        layouts: how the network lays out its maps, known when the whole of it has been called.
+        name: of the module; with the number of the call from the second on, as in "relu (call 2)".
+        output: [B, ...], copied before a later layer could change it in place.
+        channels_last: shapes of feature maps in this network -> whether they are [B, H, W, C], not [B, C, H, W];
+            complete after the forward pass.
     """
 
     name: str
     module: nn.Module
     output: Tensor
-    layouts: Layouts = field(default_factory=Layouts, repr=False)
+    channels_last: Mapping[torch.Size, bool] = field(repr=False)
 
     @property
     def kind(self) -> str:
@@ -56,49 +39,51 @@ class Call:
         return type(self.module).__name__
 
     @property
-    def is_maps(self) -> bool:
-        """Whether the output is maps of more than one place."""
+    def is_feature_maps(self) -> bool:
+        """Whether the output is feature maps of more than one place."""
         return self.output.ndim == 4 and self.places[0] * self.places[1] > 1
 
     @property
     def is_channels_last(self) -> bool:
-        """Whether the output is maps [B, H, W, C]: none but layers that work on the last axis make this shape."""
-        shape = self.output.shape
-        return shape in self.layouts.channels_last and shape not in self.layouts.channels_first
+        """Whether the output is feature maps [B, H, W, C]: only layers that act on the last axis have this shape."""
+        return self.channels_last.get(self.output.shape, False)
 
     @property
     def places(self) -> tuple[int, int]:
-        """Return H and W of maps."""
+        """Return H and W of feature maps."""
         height, width = self.output.shape[1:3] if self.is_channels_last else self.output.shape[2:4]
         return height, width
 
     def channels_first(self, values: Tensor) -> Tensor:
-        """Return values of the output's shape as [B, C, H, W], where they are maps; others as they are."""
+        """Return values of the output's shape with the channels before H and W."""
         return values.permute(0, 3, 1, 2) if self.is_channels_last else values
 
 
 @contextmanager
 def recorded_calls(model: nn.Module, *, only: nn.Module | None = None) -> Iterator[list[Call]]:
-    """Record the calls of all modules, or of `only` one of them, that make numbers of their own, in the order they end.
+    """Record the calls of all modules, or of `only` one module, that compute something, in the order they end.
 
-    A block that hands on what its last layer made is left out; one that adds or concatenates is not. The modules get
-    copies, so in-place layers leave the record as it is; gradients pass from the copies to the record.
+    A block that returns the output of its last layer is not recorded; a block that adds or concatenates is. Later
+    modules get copies, so in-place layers do not change the record. Gradients flow from the copies to the record.
     """
     calls: list[Call] = []
-    layouts = Layouts()
-    handed_on: dict[int, tuple[Tensor, int]] = {}  # by id, kept alive so that none comes twice; version when handed on
+    channels_last: dict[torch.Size, bool] = {}
+    passed_on: dict[int, tuple[Tensor, int]] = {}  # by id, kept alive so that ids stay unique; with the version then
     times: dict[str, int] = {}
 
     def hook(name: str, module: nn.Module, output: object) -> Tensor | None:
         if not isinstance(output, Tensor) or output.ndim < 2 or not output.is_floating_point():
             return None
-        if isinstance(module, UNCHANGED) or handed_on.get(id(output), (None, -1))[1] == output._version:
+        if isinstance(module, UNCHANGED) or passed_on.get(id(output), (None, -1))[1] == version(output):
             return None
         times[name] = times.get(name, 0) + 1
-        layouts.learn(module, output)
-        calls.append(Call(name if times[name] == 1 else f"{name} (call {times[name]})", module, output, layouts))
+        if output.ndim == 4 and isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.GroupNorm):
+            channels_last[output.shape] = False
+        elif output.ndim == 4 and (isinstance(module, nn.Linear) or type(module) is nn.LayerNorm):
+            channels_last.setdefault(output.shape, True)  # timm's subclass of LayerNorm has channels first
+        calls.append(Call(name if times[name] == 1 else f"{name} (call {times[name]})", module, output, channels_last))
         copy = output.clone()
-        handed_on[id(copy)] = copy, copy._version
+        passed_on[id(copy)] = copy, version(copy)
         return copy
 
     def hook_of(name: str) -> object:
@@ -114,10 +99,10 @@ def recorded_calls(model: nn.Module, *, only: nn.Module | None = None) -> Iterat
 
 
 def find_call(calls: Sequence[Call], layer: str) -> Call:
-    """Return the call of this name, or the last one inside the block of this name.
+    """Return the call of this name, or the last call inside the block of this name.
 
     Raises:
-        UsageError: there is none; lists the layers.
+        UsageError: the name is unknown; the message lists the layers.
     """
     inside = [call for call in calls if call.name == layer or call.name.startswith((f"{layer}.", f"{layer} ("))]
     exact = [call for call in inside if call.name == layer]
@@ -126,18 +111,18 @@ def find_call(calls: Sequence[Call], layer: str) -> Call:
     return (exact or inside)[-1]
 
 
-def last_maps(calls: Sequence[Call]) -> Call:
-    """Return the last call whose output is maps, pooling left aside: there features are the richest and have a place.
+def last_feature_maps(calls: Sequence[Call]) -> Call:
+    """Return the last call with feature maps, except pooling: the richest features that still have a place.
 
     Raises:
-        UsageError: the network has no maps, or does most of its work on tokens behind them.
+        UsageError: the network has no feature maps, or works mostly on tokens after them.
     """
     for index, call in reversed(list(enumerate(calls))):
-        if call.is_maps and not isinstance(call.module, POOLING):
+        if call.is_feature_maps and not isinstance(call.module, POOLING):
             if 2 * sum(each.output.ndim == 3 for each in calls[index:]) > len(calls):
                 raise UsageError(
-                    f"behind layer {call.name!r} this network works on tokens, which it mixes over the whole picture; "
-                    "occlusion says where the evidence lies"
+                    f"after layer {call.name!r} this network works on tokens, which it mixes over the whole image; "
+                    "occlusion shows which places matter"
                 )
             return call
-    raise UsageError("this network has no maps, only vectors, so nothing in it has a place in the picture")
+    raise UsageError("this network has vectors but no feature maps, so its features have no place in the image")

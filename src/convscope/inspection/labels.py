@@ -1,29 +1,27 @@
-"""Which labels look wrong."""
-
-from __future__ import annotations
+"""Suspected label errors."""
 
 from convscope.errors import UsageError
-from convscope.evaluation.mistakes import suspected_label_errors
+from convscope.evaluation.metrics import suspected_label_errors
 from convscope.inspection.subject import Subject, evidence_of
-from convscope.results import ImageGrid, Panel
+from convscope.results.panels import ImageGrid, Panel
 
-SHOWN_PICTURES = 20
+SHOWN_IMAGES = 20
 TRUSTED_ACCURACY = 0.9
-"""Below it most suspicions fall on pictures that are merely too hard for the network, and the page says so."""
+"""Below this accuracy most suspected labels belong to images that are merely hard, and the page says so."""
 
 
 def inspect_labels(subject: Subject) -> tuple[Panel, ...]:
-    """Return the pictures whose label the network finds much less likely than another class, worst first."""
+    """Return the images whose label is much less probable than another class, worst first."""
     evidence = evidence_of(subject)
     predictions, names = evidence.predictions, evidence.images.class_names
     suspected = suspected_label_errors(predictions)
     if not suspected:
-        raise UsageError(f"no label of the {evidence.part} part looks wrong to this network")
-    shown = suspected[:SHOWN_PICTURES]
+        raise UsageError(f"no label of the {evidence.split} split looks wrong to this network")
+    shown = suspected[:SHOWN_IMAGES]
     title = f"{len(shown)} of {len(suspected):,} suspected labels among {len(predictions.labels):,}"
     accuracy = float((predictions.probabilities.argmax(axis=1) == predictions.labels).mean())
     if accuracy < TRUSTED_ACCURACY:
-        title += f"; the network is right on {100 * accuracy:.0f} % alone, so most of these labels may be right"
+        title += f"; the accuracy is only {100 * accuracy:.0f} %, so most of these labels may be correct"
     return (
         ImageGrid(
             title,

@@ -1,17 +1,15 @@
-"""Whether the network is right as often as it is sure."""
-
-from __future__ import annotations
+"""Calibration of a run, as trained and with a temperature."""
 
 from convscope.evaluation.calibration import calibrate, calibration_panels
 from convscope.inspection.subject import Subject, evidence_of
-from convscope.results import Panel
+from convscope.results.panels import Panel
 
 
 def inspect_calibration(subject: Subject) -> tuple[Panel, ...]:
-    """Return reliability as trained, and with the temperature that fits the validation pictures best."""
+    """Return the reliability as trained, and with the temperature that fits the validation images best."""
     evidence = evidence_of(subject)
     calibration = calibrate(
-        evidence.part,
+        evidence.split,
         evidence.logits,
         evidence.predictions.labels,
         validation_logits=evidence.validation_logits,

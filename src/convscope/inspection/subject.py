@@ -1,6 +1,4 @@
-"""What inspections look at."""
-
-from __future__ import annotations
+"""The network and image that inspections look at."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,41 +11,42 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from convscope.data.batches import Preprocessing
-from convscope.data.image_set import ImageSet
+from convscope.data.dataset import ImageSet
 from convscope.data.splits import Splits
 from convscope.errors import UsageError
 from convscope.evaluation.metrics import make_predictions
-from convscope.modes import evaluation_mode
-from convscope.results import Panel, Predictions
+from convscope.models.eval_mode import eval_mode
+from convscope.results.panels import Panel
+from convscope.results.run import Predictions
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """The data a network was measured on, and what it said of them.
+    """The data that a network was evaluated on, and its outputs.
 
     Args:
-        part: "test", or "validation" where the data have no test part.
-        logits: of the pictures of this part, float32 [N, K].
-        validation_indices, validation_logits: pictures of the validation part and their logits, int64 [M] and float32
-            [M, K]; M is 0 where there is none beside `part`.
+        split: "test", or "validation" if the data have no test split.
+        logits: of the images of this split, float32 [N, K].
+        validation_indices, validation_logits: images of the validation split and their logits, int64 [M] and float32
+            [M, K]; M is 0 if the only other split is `split`.
     """
 
     images: ImageSet
     splits: Splits
-    part: str
+    split: str
     logits: NDArray[np.float32]
     validation_indices: NDArray[np.int64]
     validation_logits: NDArray[np.float32]
 
     @cached_property
     def indices(self) -> NDArray[np.int64]:
-        """Return which pictures of the data set the part has, int64 [N]."""
-        indices: NDArray[np.int64] = getattr(self.splits, self.part)
+        """Return the indices of the images of the split, int64 [N]."""
+        indices: NDArray[np.int64] = getattr(self.splits, self.split)
         return indices
 
     @cached_property
     def predictions(self) -> Predictions:
-        """Return what the network said of the part."""
+        """Return the predictions for the split."""
         return make_predictions(
             logits=self.logits,
             labels=self.images.labels[self.indices],
@@ -58,18 +57,18 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Subject:
-    """A network and a picture; with evidence also the data it was measured on.
+    """A network and an image; with evidence, also the data that the network was evaluated on.
 
     Args:
         network: on `device`; its modules may be in any mode, frozen or not.
-        picture: uint8 [H, W, C], of the size that the network takes.
-        layer, channel: what to look at closely; None leaves the choice to the inspection.
+        image: uint8 [H, W, C], with the network's input size.
+        layer, channel: what to look at closely; None: the inspection chooses.
     """
 
     network: nn.Module
     preprocessing: Preprocessing
     class_names: tuple[str, ...]
-    picture: NDArray[np.uint8]
+    image: NDArray[np.uint8]
     device: torch.device
     layer: str | None = None
     channel: int | None = None
@@ -77,19 +76,19 @@ class Subject:
 
     @cached_property
     def probabilities(self) -> NDArray[np.float32]:
-        """Return what the network says of the picture, float32 [K]."""
-        with evaluation_mode(self.network), torch.inference_mode():
+        """Return the class probabilities of the image, float32 [K]."""
+        with eval_mode(self.network), torch.inference_mode():
             logits: Tensor = self.network(self.input())
         return np.asarray(logits[0].double().softmax(dim=0).float().cpu().numpy())
 
     @cached_property
     def predicted(self) -> int:
-        """Return the number of the most probable class."""
+        """Return the index of the most probable class."""
         return int(self.probabilities.argmax())
 
     def input(self) -> Tensor:
-        """Return the picture as the network takes it, a new float32 [1, C, H, W]."""
-        pixels = torch.from_numpy(np.ascontiguousarray(self.picture)[None]).to(self.device)
+        """Return the image as input of the network, a new float32 [1, C, H, W]."""
+        pixels = torch.from_numpy(np.ascontiguousarray(self.image)[None]).to(self.device)
         return self.preprocessing.apply(pixels).contiguous()
 
 
@@ -97,25 +96,25 @@ def evidence_of(subject: Subject) -> Evidence:
     """Return the evidence of a subject.
 
     Raises:
-        UsageError: there is none.
+        UsageError: the subject has none.
     """
     if subject.evidence is None:
-        raise UsageError("it needs the data of a run; inspect a run without --image")
+        raise UsageError("this inspection needs the data of a run; inspect a run without --image")
     return subject.evidence
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """A way of looking.
+    """A way to look inside a network.
 
     Args:
-        intro: one plain sentence that says what to see.
-        needs: what must be known beside the network: a picture, or the evidence.
-        inspect: computes panels; leaves modes, gradients, hooks, device and random state as they were. It raises
-            UsageError where there is nothing to see in this network, and says why.
+        intro: one plain sentence that tells the reader what to look for.
+        needs: an image, or the evidence of a run.
+        inspect: computes panels without changing modes, gradients, hooks, device or random state; raises UsageError
+            with the reason if this network has nothing to show.
     """
 
     title: str
     intro: str
-    needs: Literal["picture", "evidence"]
+    needs: Literal["image", "evidence"]
     inspect: Callable[[Subject], tuple[Panel, ...]]

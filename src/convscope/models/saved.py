@@ -1,6 +1,4 @@
-"""The trained network as one ships it: model.safetensors and model.json, no pickle."""
-
-from __future__ import annotations
+"""The trained network as it is shipped: model.safetensors and model.json, no pickle."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,18 +10,19 @@ from torch import nn
 from convscope.config import HeadKind, ModelConfig
 from convscope.errors import RunError
 from convscope.models import build_model
-from convscope.models.blocks import InputShape
-from convscope.models.tensor_stream import read_into, stream_tensors
-from convscope.runs import read_json, write_bytes, write_json
+from convscope.models.spec import InputShape
+from convscope.storage.files import read_json, write_bytes, write_json
+from convscope.storage.run_start import check_schema
+from convscope.storage.tensors import read_into, stream_tensors
 
 
 @dataclass(frozen=True)
 class SavedModel:
-    """A network with all that is needed to use it.
+    """A network and what is needed to use it.
 
     Args:
         mean, std: of each channel in units of 0..1; input = (pixel / 255 - mean) / std.
-        stack: the layers of a network that is written out instead of named.
+        stack: the layers of a network that has no name, in the one-line notation.
     """
 
     network: nn.Module
@@ -57,8 +56,9 @@ def load_model(run: Path) -> SavedModel:
     """Return the network of a finished run, on the CPU and in evaluation mode.
 
     Raises:
-        RunError: the run is not finished, or its files do not fit one another.
+        RunError: the run is not finished, another version wrote it, or its files do not fit one another.
     """
+    check_schema(run)
     tree, path = read_json(run / "model.json"), run / "model.safetensors"
     architecture = tree["architecture"]
     channels, height, width = architecture["input_shape"]
@@ -83,7 +83,7 @@ def load_model(run: Path) -> SavedModel:
 
 
 def preprocessing_to_json(input_shape: InputShape, mean: tuple[float, ...], std: tuple[float, ...]) -> dict[str, Any]:
-    """Return what is done to a picture before the network sees it, as run.json and model.json keep it."""
+    """Return what is done to an image before the network sees it, as run.json and model.json record it."""
     channels, height, width = input_shape
     return {"image_size": [height, width], "channels": channels, "mean": mean, "std": std}
 

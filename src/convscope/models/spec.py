@@ -1,6 +1,4 @@
-"""What is known of a network before it is built."""
-
-from __future__ import annotations
+"""The description of a network, known before it is built."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -8,19 +6,21 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from convscope.config import Interpolation, Resize
-from convscope.models.blocks import InputShape
+
+InputShape = tuple[int, int, int]
+"""(C, H, W) of one image."""
 
 
 @dataclass(frozen=True)
 class PublishedPreprocessing:
-    """What was done to the pictures on which a network's published weights were measured.
+    """The preprocessing of the images on which a network's published weights were measured.
 
     Args:
         mean, std: of red, green and blue in units of 0..1; input = (pixel / 255 - mean) / std.
         image_size: side in pixels.
-        crop_fraction: share of either side that is kept before resizing, the rest is cut away evenly all round.
-        interpolation: filter that resizes, antialiased.
-        resize: how a picture that is not square becomes so, as in DataConfig.
+        crop_fraction: fraction of either side that is kept before resizing; the centre is kept.
+        interpolation: filter for resizing, antialiased.
+        resize: how an image is made square, as in DataConfig.
     """
 
     mean: tuple[float, ...]
@@ -31,7 +31,7 @@ class PublishedPreprocessing:
     resize: Resize = "crop"
 
     def statistics(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Return mean and std for pictures of 3 channels, or for gray ones: the average of the three."""
+        """Return mean and std for images of 3 channels, or for gray ones: the average of the three."""
         if channels == len(self.mean):
             return self.mean, self.std
         return (sum(self.mean) / len(self.mean),) * channels, (sum(self.std) / len(self.std),) * channels
@@ -42,11 +42,11 @@ class ModelSpec:
     """A network by name.
 
     Args:
-        build: takes (C, H, W) of a picture and the number of classes K; returns a module that maps float32
+        build: takes (C, H, W) of an image and the number of classes K; returns a module that maps float32
             [B, C, H, W] to logits [B, K].
         native_shape, native_classes: the input and number of classes its published parameter count is for.
         train: TrainConfig fields that suit this network, where they differ from the defaults.
-        sized_input: whether pictures of other sources are brought to `native_shape` unless the user says otherwise;
+        sized_input: whether images of other sources are brought to `native_shape` unless the user says otherwise;
             with trained weights they always are.
         preprocessing: what its published weights expect; None where there are none.
     """

@@ -1,1 +1,1 @@
-"""The written-out training loop and its parts."""
+"""The training loop and its parts."""

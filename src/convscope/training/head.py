@@ -1,6 +1,4 @@
-"""The head of a frozen network: multinomial logistic regression on its features, in seconds."""
-
-from __future__ import annotations
+"""The head of a frozen network: multinomial logistic regression on its features."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,22 +10,22 @@ from convscope.config import TrainConfig
 from convscope.progress import OnProgress, Progress, ignore_progress
 
 PENALTIES = tuple(10.0 ** (-exponent / 2) for exponent in range(1, 11))
-"""Weights of the squared norm that are tried, strongest first: 0.3 to 0.00001."""
+"""L2 penalties that are tried, strongest first: 0.3 to 0.00001."""
 PENALTY_WITHOUT_VALIDATION = 10.0**-2.5
 MAX_ITERATIONS = 200
 WORSE_BEFORE_STOP = 2
-"""The path ends when validation loss has risen this often in a row: weaker penalties only fit the training part."""
+"""The search ends after this many rises of the validation loss in a row: weaker penalties overfit."""
 
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Head:
-    """logits = features @ weight.T + bias, with the penalty that suited the validation part best.
+    """logits = features @ weight.T + bias, with the penalty of the lowest validation loss.
 
     Args:
         weight, bias: float32 [K, F] and [K].
-        losses: (penalty, mean cross-entropy in nats on the validation part) of every penalty tried; empty without one.
+        losses: (penalty, validation cross-entropy in nats) for each penalty tried; empty without a validation split.
     """
 
     weight: Floats
@@ -51,16 +49,16 @@ def fit_head(
 ) -> Head:
     """Return the head that minimizes mean cross-entropy plus penalty / 2 times the squared norm of the weights.
 
-    Features are brought to mean 0 and deviation 1 for the fit, which makes one scale of penalties suit all networks;
-    the head that is returned takes them as they are.
+    The fit standardizes the features to mean 0 and standard deviation 1, so that the same penalties suit all networks.
+    The returned head takes features as they are.
 
     Args:
-        features: float32 [N, F]; several views of a picture are simply several rows.
+        features: float32 [N, F]; each augmented copy of an image is a row of its own.
         labels: int64 [N], below num_classes.
-        validation: features and labels that choose the penalty; None takes PENALTY_WITHOUT_VALIDATION.
-        class_weights: K weights of the pictures of each class.
+        validation: features and labels to choose the penalty by; None uses PENALTY_WITHOUT_VALIDATION.
+        class_weights: K weights, one for the images of each class.
 
-    Source: the objective of scikit-learn's LogisticRegression with C = 1 / (N * penalty); the tests compare them.
+    Source: the objective of scikit-learn's LogisticRegression with C = 1 / (N * penalty); the tests compare the two.
     """
     mean, std = features.mean(axis=0), features.std(axis=0)
     std[std == 0] = 1.0
@@ -99,18 +97,18 @@ def cross_entropy(logits: Floats, labels: NDArray[np.int64]) -> float:
 
 
 def balanced_class_weights(labels: NDArray[np.int64], num_classes: int) -> tuple[float, ...]:
-    """Return a weight for each class that makes all count the same: N / (K * pictures of the class)."""
+    """Return class weights with which all classes count the same: N / (K * images of the class)."""
     counts = np.bincount(labels, minlength=num_classes)
     return tuple((len(labels) / (num_classes * np.maximum(counts, 1))).tolist())
 
 
 def class_weights(config: TrainConfig, labels: NDArray[np.int64], num_classes: int) -> tuple[float, ...] | None:
-    """Return the weights of the classes that a configuration asks for, None where all pictures count the same."""
+    """Return the class weights of a configuration, None if all images count the same."""
     return balanced_class_weights(labels, num_classes) if config.class_weights == "balanced" else None
 
 
 def _minimize(x: Floats, labels: NDArray[np.int64], weights: Floats, penalty: float, start: Floats) -> Floats:
-    """Return the minimum, float32 [K, F + 1] with the bias last, from `start` by L-BFGS."""
+    """Return the minimum found by L-BFGS from `start`, float32 [K, F + 1] with the bias last."""
     from scipy.optimize import minimize
     from scipy.special import softmax
 

@@ -1,6 +1,4 @@
-"""Ctrl-C and SIGTERM during training: the first asks for a stop at the next safe point, the second ends at once."""
-
-from __future__ import annotations
+"""Ctrl-C and SIGTERM during training: the first stops at the next safe point, the second ends immediately."""
 
 import signal
 import threading
@@ -13,9 +11,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """Yield a function that says whether a stop was asked for; the former handlers come back at the end.
+    """Yield a function that returns whether a stop was requested; restore the previous handlers at the end.
 
-    Outside the main thread no handler can be set: the function then always says no.
+    Outside the main thread no handler can be set, and the function always returns False.
     """
     requested = threading.Event()
     if threading.current_thread() is not threading.main_thread():

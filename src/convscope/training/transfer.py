@@ -1,6 +1,4 @@
-"""Transfer learning: a frozen network computes its features once, a head is fitted on them, then more may learn."""
-
-from __future__ import annotations
+"""Transfer learning: a frozen network computes features once, a head is fitted on them, then more layers may learn."""
 
 import copy
 import time
@@ -14,16 +12,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from convscope.config import TrainConfig
+from convscope.config import ComputeConfig, TrainConfig
 from convscope.data.batches import Preprocessing, Resident, ResidentFeatures, make_resident
-from convscope.data.image_set import ImageSet
+from convscope.data.dataset import ImageSet
 from convscope.data.splits import Splits
 from convscope.device import peak_memory_bytes
 from convscope.errors import Interrupted, UsageError
-from convscope.evaluation.forward import Forward, torch_forward
-from convscope.evaluation.predict import MOST_FEATURES, Answered, predict_answers
-from convscope.models.head import multiplied
-from convscope.models.stages import (
+from convscope.evaluation.predict import (
+    FEATURES_BATCH,
+    MAX_FEATURES,
+    Forward,
+    ModelOutput,
+    Outputs,
+    predict_outputs,
+    torch_forward,
+)
+from convscope.models.surgery.head import multiplied
+from convscope.models.surgery.stages import (
     Frozen,
     KeepsStatistics,
     Stage,
@@ -33,24 +38,25 @@ from convscope.models.stages import (
     split_stages,
 )
 from convscope.progress import OnProgress
-from convscope.results import EpochRecord
-from convscope.runs import write_history
-from convscope.training.features import BATCH_SIZE, extract_features, features_key, features_name
+from convscope.results.memory import HEAD
+from convscope.results.run import EpochRecord
+from convscope.storage.run_folder import write_history
+from convscope.training.features import extract_features, features_cache_key, features_key
 from convscope.training.head import Floats, Head, class_weights, cross_entropy, fit_head
-from convscope.training.loop import TrainingData, TrainResult, train
-from convscope.training.plan import HEAD
+from convscope.training.loop import TrainResult, train
+from convscope.training.state import TrainingData
 
 MEMORY_SHARE = 0.5
-"""Part of the free memory that features at the cut may take; beyond it the frozen part runs again in every epoch."""
+"""Share of the free memory that features at the cut may use; beyond it the frozen part runs in every epoch."""
 
 
 @dataclass(frozen=True)
-class Sources:
-    """What transfer learning is given beside the network.
+class Transfer:
+    """What training is given besides the network.
 
     Args:
         forward_of: returns the fastest way to run a frozen module on this device.
-        cache: folder that keeps features between runs; None keeps none.
+        run, on_progress, stop_requested, planned_bytes: see `loop.train`.
     """
 
     images: ImageSet
@@ -58,123 +64,99 @@ class Sources:
     preprocessing: Preprocessing
     device: torch.device
     forward_of: Callable[[nn.Module], Forward]
-    cache: Path | None
-
-
-@dataclass(frozen=True)
-class _Sitting:
-    """What the functions below share while one network is trained."""
-
-    sources: Sources
     config: TrainConfig
+    compute: ComputeConfig
     run: Path
     on_progress: OnProgress
-    stop_requested: Callable[[], bool]
-    planned_bytes: int | None
+    stop_requested: Callable[[], bool] = lambda: False
+    planned_bytes: int | None = None
 
 
 @dataclass(frozen=True)
 class _Features:
-    """What a frozen part makes of the pictures.
+    """The output of a frozen part for the images.
 
     Args:
-        plain: of every picture of a part, float32 [M, ...].
-        rows: picture index -> row of `plain`, int64.
-        views: of random versions of the training pictures, float32 [N, ...] each; empty without augmentation.
+        plain: for each image of a split, float32 [M, ...].
+        rows: image index -> row of `plain`, int64.
+        copies: for each augmented copy of the training images, float32 [N, ...]; empty without augmentation.
     """
 
     plain: Floats
     rows: NDArray[np.int64]
-    views: tuple[Floats, ...]
+    copies: tuple[Floats, ...]
 
     def of(self, indices: NDArray[np.int64]) -> Floats:
-        """Return the features of these pictures, float32 [len(indices), ...]."""
+        """Return the features of these images, float32 [len(indices), ...]."""
         return np.asarray(self.plain[self.rows[indices]])
 
 
-def train_transfer(
-    network: nn.Module,
-    sources: Sources,
-    config: TrainConfig,
-    run: Path,
-    *,
-    evaluated: NDArray[np.int64],
-    on_progress: OnProgress,
-    stop_requested: Callable[[], bool] = lambda: False,
-    resume: bool = False,
-    planned_bytes: int | None = None,
-) -> tuple[TrainResult, Answered]:
-    """Train the network's head, and from epoch `config.unfreeze_at` on more of it, in place.
+def train_transfer(network: nn.Module, transfer: Transfer, *, resume: bool = False) -> tuple[TrainResult, Outputs]:
+    """Train the network's head and, from epoch `unfreeze_at` on, more of its stages, in place.
 
     Args:
-        network: with the weights to start from, on the device; its last stage is a dense layer.
-        run: run folder, locked by the caller.
-        evaluated: indices of pictures to classify in the end.
-        planned_bytes: see `loop.train`.
+        network: on the device, with the initial weights; its last stage is a dense layer.
 
     Returns:
-        How training went, and what the network says of the `evaluated` pictures.
+        How training went, and a function that returns the network's output for images of the data set.
 
     Raises:
-        UsageError: the network cannot be cut into stages, or has no stage of a name in `config.unfreeze`.
-        Interrupted: a stop was requested; what was computed is kept.
+        UsageError: the network cannot be cut into stages, or `unfreeze` names a stage it does not have.
+        Interrupted: a stop was requested; finished features are cached.
     """
-    sitting = _Sitting(sources, config, run, on_progress, stop_requested, planned_bytes)
-    start = time.perf_counter()
-    stages = find_freezable(network, sources.images.shape)
-    unfrozen = () if config.unfreeze_at is None else config.unfreeze or ("all",)
-    frozen, rest = split_stages(stages, unfrozen)
-    cut = _compute(sitting, frozen) if len(frozen) and _fits_in_memory(frozen, sources, config) else None
+    config, start = transfer.config, time.perf_counter()
+    stages = find_freezable(network, transfer.images.shape)
+    frozen, rest = split_stages(stages, () if config.unfreeze_at is None else config.unfreeze or ("all",))
+    cut = _compute(transfer, frozen) if len(frozen) and _fits_in_memory(frozen, transfer) else None
     record = None
     if config.unfreeze_at != 1:
-        features = _head_features(sitting, stages, rest, cut)
-        record, answered = _fit_head(sitting, dense_head(rest), features, evaluated, start)
-        write_history(run, (record,))
+        features = _head_features(transfer, stages, rest, cut)
+        record, outputs = _fit_head(transfer, dense_head(rest), features, start)
+        write_history(transfer.run, (record,))
         if config.unfreeze_at is None:
-            peaks = {HEAD: peak_memory_bytes(sources.device)}
-            return TrainResult((record,), record.epoch, record.seconds, peaks=peaks), answered
-    return _fine_tune(sitting, frozen, rest, cut, record, evaluated, resume=resume)
+            peaks = {HEAD: peak_memory_bytes(transfer.device)}
+            return TrainResult((record,), record.epoch, record.seconds, peaks=peaks), outputs
+    return _fine_tune(transfer, frozen, rest, cut, record, resume=resume)
 
 
-def _head_features(sitting: _Sitting, stages: list[Stage], rest: nn.Sequential, cut: _Features | None) -> _Features:
-    """Return what the head sees while all before it is frozen; from the features at the cut where there are any."""
+def _head_features(transfer: Transfer, stages: list[Stage], rest: nn.Sequential, cut: _Features | None) -> _Features:
+    """Return the features that the head sees while all else is frozen, computed from those at the cut if possible."""
     if cut is None:
         frozen, rest = split_stages(stages, ())
-        return _compute(sitting, Frozen(frozen, *list(rest)[:-1], nn.Flatten()))
-    between = copy.deepcopy(nn.Sequential(*list(rest)[:-1], nn.Flatten()))  # frozen for the moment, to learn later
-    sources = sitting.sources
-    exported = has_parameters(between)  # the rest, pooling and the like, is too little to be worth it
-    forward = sources.forward_of(Frozen(between)) if exported else torch_forward(between, sources.device)
+        return _compute(transfer, Frozen(frozen, *list(rest)[:-1], nn.Flatten()))
+    between = copy.deepcopy(nn.Sequential(*list(rest)[:-1], nn.Flatten()))  # frozen now, trained later
+    exported = has_parameters(between)  # pooling and the like is too little to be worth exporting
+    forward = transfer.forward_of(Frozen(between)) if exported else torch_forward(between, transfer.device)
 
     def onward(values: Floats) -> Floats:
-        starts = range(0, len(values), BATCH_SIZE)
-        return np.concatenate([forward.run(np.array(values[start : start + BATCH_SIZE])) for start in starts])
+        starts = range(0, len(values), FEATURES_BATCH)
+        return np.concatenate([forward.run(np.array(values[start : start + FEATURES_BATCH])) for start in starts])
 
-    return _Features(onward(cut.plain), cut.rows, tuple(onward(view) for view in cut.views))
+    return _Features(onward(cut.plain), cut.rows, tuple(map(onward, cut.copies)))
 
 
 def _fit_head(
-    sitting: _Sitting, head_layer: nn.Linear, features: _Features, evaluated: NDArray[np.int64], start: float
-) -> tuple[EpochRecord, Answered]:
-    """Fit the head and put it into the network; return how well it does and its answers to the evaluated pictures."""
-    images, splits, config = sitting.sources.images, sitting.sources.splits, sitting.config
+    transfer: Transfer, head_layer: nn.Linear, features: _Features, start: float
+) -> tuple[EpochRecord, Outputs]:
+    """Fit the head and copy it into the network; return its record and a function that returns its outputs."""
+    images, splits, config = transfer.images, transfer.splits, transfer.config
     if head_layer.out_features != images.num_classes:
         raise UsageError(
             f"the last layer has {head_layer.out_features} outputs for {images.num_classes} classes, so no head can be "
-            "fitted; train the network whole with --no-freeze"
+            "fitted; train all layers with --no-freeze"
         )
-    given = features  # to the head, which may take square roots of them
-    views = tuple(multiplied(head_layer, view) for view in features.views)
-    features = replace(features, plain=multiplied(head_layer, features.plain), views=views)
+    given = features  # the head may use their square roots
+    copies = tuple(multiplied(head_layer, copy) for copy in features.copies)
+    features = replace(features, plain=multiplied(head_layer, features.plain), copies=copies)
     labels = images.labels[splits.train]
     validation = (features.of(splits.validation), images.labels[splits.validation]) if len(splits.validation) else None
     head = fit_head(
-        np.concatenate(features.views) if features.views else features.of(splits.train),
-        np.tile(labels, max(1, len(features.views))),
+        np.concatenate(copies) if copies else features.of(splits.train),
+        np.tile(labels, max(1, len(copies))),
         num_classes=images.num_classes,
         validation=validation,
         class_weights=class_weights(config, labels, images.num_classes),
-        on_progress=sitting.on_progress,
+        on_progress=transfer.on_progress,
     )
     with torch.no_grad():
         head_layer.weight.copy_(torch.from_numpy(head.weight))
@@ -187,12 +169,18 @@ def _fit_head(
         train_accuracy=train_accuracy,
         validation_loss=validation_loss,
         validation_accuracy=validation_accuracy,
-        lr=0.0,  # the head has no learning rate: it is fitted to its optimum
+        lr=0.0,  # the head is fitted to its optimum, without a learning rate
         examples_seen=len(splits.train),
         seconds=time.perf_counter() - start,
     )
-    keep = head_layer.in_features <= MOST_FEATURES and config.memory is None
-    return record, Answered(head.logits(features.of(evaluated)), given.of(evaluated) if keep else None)
+    keeps_features = head_layer.in_features <= MAX_FEATURES and transfer.compute.memory is None
+
+    def outputs(*indices: NDArray[np.int64]) -> list[ModelOutput]:
+        whole = np.concatenate(indices)
+        output = ModelOutput(head.logits(features.of(whole)), given.of(whole) if keeps_features else None)
+        return output.split([len(each) for each in indices])
+
+    return record, outputs
 
 
 def _loss_and_accuracy(head: Head, features: Floats, labels: NDArray[np.int64]) -> tuple[float, float]:
@@ -201,93 +189,115 @@ def _loss_and_accuracy(head: Head, features: Floats, labels: NDArray[np.int64]) 
 
 
 def _fine_tune(
-    sitting: _Sitting,
+    transfer: Transfer,
     frozen: Frozen,
     rest: nn.Sequential,
     cut: _Features | None,
     record: EpochRecord | None,
-    evaluated: NDArray[np.int64],
     *,
     resume: bool,
-) -> tuple[TrainResult, Answered]:
-    """Train the rest, on features at the cut where there are any; return as `train_transfer`."""
-    sources, config = sitting.sources, sitting.config
-    images, splits = sources.images, sources.splits
+) -> tuple[TrainResult, Outputs]:
+    """Train the rest, on features at the cut if there are any; return values as of `train_transfer`."""
+    images, splits, config = transfer.images, transfer.splits, transfer.config
     for stage in rest:
         stage.requires_grad_(not isinstance(stage, Frozen))
     if record is not None:
         rest = KeepsStatistics(*rest)
     model = nn.Sequential(frozen, rest) if cut is None else rest
 
-    def resident(indices: NDArray[np.int64], views: tuple[Floats, ...] = ()) -> Resident:
+    def resident(indices: NDArray[np.int64], copies: tuple[Floats, ...] = ()) -> Resident:
         if cut is None:
-            return make_resident(images, indices, sources.device)
-        values = torch.from_numpy(np.stack(views or [cut.of(indices)])).to(sources.device)
-        return ResidentFeatures(values, torch.from_numpy(images.labels[indices]).to(sources.device))
+            return make_resident(images, indices, transfer.device)
+        values = torch.from_numpy(np.stack(copies or [cut.of(indices)])).to(transfer.device)
+        return ResidentFeatures(values, torch.from_numpy(images.labels[indices]).to(transfer.device))
 
+    given = resident(splits.train, () if cut is None else cut.copies)
+    validation = resident(splits.validation) if len(splits.validation) else None
+    tuning = replace(transfer, config=replace(config, lr=config.unfreeze_lr))
+    result = train_layers(model, tuning, given, validation, before=record, resume=resume)
+
+    def outputs(*indices: NDArray[np.int64]) -> list[ModelOutput]:
+        most_at_once, whole = transfer.compute.evaluation_batch_size, resident(np.concatenate(indices))
+        output = predict_outputs(model, whole, transfer.preprocessing, most_at_once=most_at_once)
+        return output.split([len(each) for each in indices])
+
+    return result, outputs
+
+
+def train_layers(
+    model: nn.Module,
+    transfer: Transfer,
+    given: Resident,
+    validation: Resident | None,
+    *,
+    before: EpochRecord | None = None,
+    resume: bool,
+) -> TrainResult:
+    """Train the model in place on images or features on the device; `before` is described in `loop.train`."""
+    images, chosen = transfer.images, transfer.splits.train
     data = TrainingData(
-        train=resident(splits.train, () if cut is None else cut.views),
-        validation=resident(splits.validation) if len(splits.validation) else None,
-        preprocessing=sources.preprocessing,
-        ids=tuple(images.ids[i] for i in splits.train),
+        train=given,
+        validation=validation,
+        preprocessing=transfer.preprocessing,
+        ids=tuple(images.ids[i] for i in chosen),
         num_classes=images.num_classes,
-        class_weights=class_weights(config, images.labels[splits.train], images.num_classes),
+        class_weights=class_weights(transfer.config, images.labels[chosen], images.num_classes),
     )
-    result = train(
+    return train(
         model,
         data,
-        replace(config, lr=config.unfreeze_lr),
-        sitting.run,
-        on_progress=sitting.on_progress,
-        stop_requested=sitting.stop_requested,
+        transfer.config,
+        transfer.run,
+        compute=transfer.compute,
+        on_progress=transfer.on_progress,
+        stop_requested=transfer.stop_requested,
         resume=resume,
-        before=record,
-        planned_bytes=sitting.planned_bytes,
+        before=before,
+        planned_bytes=transfer.planned_bytes,
     )
-    most_at_once = config.evaluation_batch
-    return result, predict_answers(model, resident(evaluated), sources.preprocessing, most_at_once=most_at_once)
 
 
-def _compute(sitting: _Sitting, frozen: nn.Module) -> _Features:
-    """Return the frozen part's output for all pictures in use, and for random views of those of the training part."""
-    sources, config = sitting.sources, sitting.config
-    forward = sources.forward_of(frozen)
-    key = features_key(frozen, forward.engine, sources.images.shape, sources.images.fingerprint, sources.preprocessing)
+def _compute(transfer: Transfer, frozen: nn.Module) -> _Features:
+    """Return the output of the frozen part for all images in use and for augmented copies of the training images."""
+    config, images = transfer.config, transfer.images
+    forward = transfer.forward_of(frozen)
+    key = features_key(frozen, forward.engine, images.shape, images.fingerprint, transfer.preprocessing)
 
-    def extract(indices: NDArray[np.int64], augment: tuple[str, ...] = (), view: int = 0) -> Floats:
-        name = features_name(key, indices, *((augment, config.seed, view) if augment else ()))
+    def extract(indices: NDArray[np.int64], augment: tuple[str, ...] = (), copy: int = 0) -> Floats:
+        cache_key = features_cache_key(key, indices, *((augment, config.seed, copy) if augment else ()))
         values = extract_features(
             forward,
-            sources.images.images,
+            images.images,
             indices,
-            sources.preprocessing,
+            transfer.preprocessing,
             augment=augment,
-            words=(config.seed, "view", view),
-            batch_size=min(BATCH_SIZE, config.evaluation_batch or BATCH_SIZE),
-            cached=None if sources.cache is None else sources.cache / f"{name}.npy",
-            on_progress=sitting.on_progress,
-            stop_requested=sitting.stop_requested,
+            words=(config.seed, "view", copy),
+            batch_size=min(FEATURES_BATCH, transfer.compute.evaluation_batch_size or FEATURES_BATCH),
+            cache_key=cache_key,
+            on_progress=transfer.on_progress,
+            stop_requested=transfer.stop_requested,
         )
         if values is None:
             raise Interrupted(
-                "stopped while features were computed; those that were finished are kept. "
-                f"Go on with: convscope train --resume {sitting.run}"
+                "stopped while computing features; finished ones are cached. "
+                f"Continue with: convscope train --resume {transfer.run}"
             )
         return values
 
-    used = _used(sources.splits)
-    rows = np.zeros(len(sources.images), np.int64)
+    used = _used(transfer.splits)
+    rows = np.zeros(len(images), np.int64)
     rows[used] = np.arange(len(used))
-    views = range(config.views if config.augment else 0)
-    return _Features(extract(used), rows, tuple(extract(sources.splits.train, config.augment, view) for view in views))
+    copies = range(config.augmented_copies if config.augment else 0)
+    return _Features(extract(used), rows, tuple(extract(transfer.splits.train, config.augment, n) for n in copies))
 
 
 def _used(splits: Splits) -> NDArray[np.int64]:
     return np.sort(np.concatenate([splits.train, splits.validation, splits.test]))
 
 
-def _fits_in_memory(frozen: nn.Module, sources: Sources, config: TrainConfig) -> bool:
+def _fits_in_memory(frozen: nn.Module, transfer: Transfer) -> bool:
+    config = transfer.config
     with torch.inference_mode():
-        values: Tensor = frozen(torch.zeros(1, *sources.images.shape, device=sources.device))
-    pictures = len(_used(sources.splits)) * (1 + (config.views if config.augment else 0))
-    return 4 * values.numel() * pictures < MEMORY_SHARE * psutil.virtual_memory().available
+        values: Tensor = frozen(torch.zeros(1, *transfer.images.shape, device=transfer.device))
+    images = len(_used(transfer.splits)) * (1 + (config.augmented_copies if config.augment else 0))
+    return 4 * values.numel() * images < MEMORY_SHARE * psutil.virtual_memory().available

@@ -1,1 +1,0 @@
-"""What a network costs: operations now, memory and time as well when they are asked for."""

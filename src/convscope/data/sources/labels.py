@@ -1,0 +1,202 @@
+"""Split and class of each file, and whether the classes of a source can be trained on.
+
+A CSV names them; for a folder on disk and an archive the folders do, by one rule:
+
+    class/...                                      every file below a class folder belongs to it, however deep
+    train|val|valid|validation|test/class/...      the same, with the splits that the source itself assigns
+
+- Wrapping folders are looked through: while a folder holds no image itself and exactly one folder, which again holds
+  folders only, that one is the root (`cifar10/train/cat/1.jpg`, `PetImages/Cat/1.jpg`).
+- A folder named like a split is one only if its images lie in sub-folders; `bus/1.jpg, car/1.jpg, train/1.jpg` are
+  three classes. `training` and `testing` are understood too, and capitals do not matter in these names.
+- Images directly in the root or in a split folder belong to no class; they are skipped.
+- Classes are sorted by name, images by path, so a folder and any archive of it give the same ImageSet.
+- accepted + skipped = found, always; files that are never images are counted separately.
+"""
+
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from convscope.data.names import printable
+from convscope.errors import DataError
+from convscope.results.prediction import Skipped
+
+SPLIT_OF_WORD = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+    "testing": "test",
+}
+"""Name of a split folder or word in a CSV, in lower case -> split."""
+EXPECTED_FOLDERS = "expected class/image.jpg, or train/class/image.jpg with validation and test beside train"
+SHOWN_NAMES = 10
+"""How many names a note or an error shows before it says "and n more"."""
+
+
+class Label(NamedTuple):
+    """The split that the source assigns ("": none) and the class, as the source spells it."""
+
+    split: str
+    class_name: str
+
+
+@dataclass(frozen=True)
+class LabelRule:
+    """How the files of a source get their labels.
+
+    Args:
+        label_of: returns the label of a file by its name, None if it belongs to no class.
+        labels: every label there is, whether images were found for it or not.
+        classes_named_by: returns the classes, printable, that the printable path of a skipped file may belong to.
+        classes_may_be_splits: whether folders taken for classes could have been meant as splits.
+        expected: what a source of this kind looks like, for messages.
+    """
+
+    label_of: Callable[[str], Label | None]
+    labels: frozenset[Label]
+    classes_named_by: Callable[[str], Collection[str]]
+    classes_may_be_splits: bool
+    expected: str
+
+    def label_files(self, names: Sequence[str]) -> tuple[dict[str, Label], list[Skipped]]:
+        """Return the labels of images by their names, in this order, and the verdicts on those that have none."""
+        labels = {name: label for name in names if (label := self.label_of(name)) is not None}
+        remedy = f"move it into a class folder; {self.expected}"
+        return labels, [Skipped(printable(name), "belongs to no class", remedy) for name in names if name not in labels]
+
+
+def folder_label_rule(folders: Collection[str], with_images: Container[str]) -> LabelRule:
+    """Return the rule that labels files by their class folders.
+
+    It takes all folders, with those above them, and which directly hold an accepted image ("": the source itself).
+    """
+    root, has_splits = _find_root(folders, with_images)
+    prefix = f"{root}/" if root else ""
+
+    def label_of(file: str) -> Label | None:
+        if not file.startswith(prefix):
+            return None
+        below = file.removeprefix(prefix).split("/")[:-1]
+        if not has_splits:
+            return Label("", below[0]) if below else None
+        split = SPLIT_OF_WORD.get(below[0].lower()) if len(below) >= 2 else None
+        return Label(split, below[1]) if split else None
+
+    labels = (label_of(f"{folder}/") for folder in folders)
+    return LabelRule(
+        label_of=label_of,
+        labels=frozenset(label for label in labels if label is not None),
+        classes_named_by=lambda file: file.split("/"),
+        classes_may_be_splits=not has_splits,
+        expected=EXPECTED_FOLDERS,
+    )
+
+
+def folders_above(folder: str) -> set[str]:
+    """Return a folder and all folders above it, without the source itself."""
+    parts = folder.split("/")
+    return {"/".join(parts[:depth]) for depth in range(1, len(parts) + 1)} - {""}
+
+
+def _find_root(folders: Collection[str], with_images: Container[str]) -> tuple[str, bool]:
+    """Return the folder above the class or split folders ("": the source itself), and whether these are splits."""
+    children: dict[str, list[str]] = defaultdict(list)
+    for folder in folders:
+        children[folder.rpartition("/")[0]].append(folder)
+
+    def is_split(folder: str) -> bool:
+        word = folder.rpartition("/")[2].lower()
+        return word in SPLIT_OF_WORD and folder not in with_images and bool(children[folder])
+
+    root = ""
+    while True:
+        below = list(children[root])
+        if any(map(is_split, below)):
+            return root, True
+        if root in with_images or len(below) != 1 or below[0] in with_images or not children[below[0]]:
+            return root, False
+        root = below[0]
+
+
+def check_classes(
+    name: str, rule: LabelRule, counts: Mapping[Label, int], skipped: Sequence[Skipped], *, drop_empty: bool
+) -> tuple[list[str], list[str]]:
+    """Return the class names in label order and notes on them, given the number of images of each label.
+
+    Raises:
+        DataError: the classes cannot be trained on.
+    """
+    classes = sorted({label.class_name for label in rule.labels})
+    if not counts:
+        raise DataError(f"{name}: no usable image of a class{_reasons(skipped)}; {rule.expected}")
+    if rule.classes_may_be_splits and all(class_name.lower() in SPLIT_OF_WORD for class_name in classes):
+        raise DataError(
+            f"{name}: the folders {first_names(classes)} look like splits but hold images instead of class folders; "
+            f"{rule.expected}"
+        )
+    filled = sorted({label.class_name for label in counts})
+    empty = [class_name for class_name in classes if class_name not in filled]
+    if empty and not drop_empty:
+        shown = set(map(printable, empty))
+        reasons = [item for item in skipped if not shown.isdisjoint(rule.classes_named_by(item.file))]
+        raise DataError(
+            f"{name}: no usable image of class {first_names(empty)}{_reasons(reasons)}; "
+            "add images, remove the class, or leave such classes out with --drop-empty"
+        )
+    if len(filled) < 2:
+        raise DataError(f"{name}: only one class, {first_names(filled)}; a classifier needs two. {rule.expected}")
+    notes = [f"class {printable(class_name)} is empty and was left out" for class_name in empty]
+    return filled, [*notes, *_split_notes(name, counts), *_similar_names(filled)]
+
+
+def _split_notes(name: str, counts: Mapping[Label, int]) -> list[str]:
+    """Return a note for classes that a split lacks; raise DataError for classes without a training image."""
+    by_split: dict[str, set[str]] = defaultdict(set)
+    for split, class_name in counts:
+        by_split[split].add(class_name)
+    if "train" not in by_split:
+        return []
+    trained = by_split.pop("train") | by_split.pop("", set())  # most images without a split become training images
+    notes = []
+    for split, classes in sorted(by_split.items()):
+        if classes - trained:
+            raise DataError(
+                f"{name}: the {split} split has classes that the train split lacks: "
+                f"{first_names(sorted(classes - trained))} (train has {first_names(sorted(trained))}); "
+                "rename or remove these classes"
+            )
+        if trained - classes:
+            notes.append(f"the {split} split has no image of {first_names(sorted(trained - classes))}")
+    return notes
+
+
+def _similar_names(class_names: Sequence[str]) -> list[str]:
+    """Return a note for class names that look the same."""
+    similar: dict[str, list[str]] = defaultdict(list)
+    for class_name in class_names:
+        similar[unicodedata.normalize("NFC", class_name).casefold()].append(class_name)
+    return [
+        f"class names {' and '.join(map(ascii, names))} differ only in capitals or Unicode form and are kept apart"
+        for names in similar.values()
+        if len(names) > 1
+    ]
+
+
+def _reasons(skipped: Sequence[Skipped]) -> str:
+    """Return why the first few files were skipped, ready to follow a statement."""
+    if not skipped:
+        return ""
+    shown = ", ".join(f"{item.file}: {item.reason}" for item in skipped[:3])
+    return f" ({len(skipped)} skipped: {shown}{', ...' if len(skipped) > 3 else ''})"
+
+
+def first_names(names: Sequence[str]) -> str:
+    """Return the first names, printable, and how many more there are."""
+    shown = ", ".join(printable(name) for name in names[:SHOWN_NAMES])
+    return shown + (f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else "")

@@ -1,1 +1,0 @@
-"""Networks as files that need no torch, and the proof that they say the same."""

@@ -1,0 +1,1 @@
+"""Prediction without torch, and the model file it runs on."""

@@ -1,0 +1,60 @@
+"""Graphs on ONNX Runtime; apart from the image loader, whose imports run while a graph is loaded."""
+
+import os
+from pathlib import Path
+from typing import TypeAlias
+
+from convscope.cpu import available_processors
+from convscope.errors import RunError
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+"""Read at the import of ONNX Runtime; otherwise it writes to ~/.cache and sends names of models to Microsoft."""
+import onnxruntime  # noqa: E402
+
+MODEL_FILE = "model.onnx"
+
+Session: TypeAlias = onnxruntime.InferenceSession
+
+
+def load_session(path: Path, *, threads: int) -> Session:
+    """Return the graph of a file, ready to run.
+
+    Raises:
+        RunError: the file does not exist or is not a graph.
+    """
+    if not path.is_file():
+        raise RunError(f"{path} does not exist; write it with: convscope export {path.parent} --to onnx")
+    try:
+        return start_session(path.read_bytes(), threads=threads)
+    except (OSError, RuntimeError) as error:
+        from convscope.data.names import printable  # imports the image loader, which a good file does not need
+
+        reason = printable(" ".join(str(error).split()))[:200]
+        raise RunError(f"{path} cannot be read as a model file ({reason}); export the run again") from error
+
+
+def start_session(content: bytes, *, threads: int) -> Session:
+    """Return an ONNX graph ready to run on the CPU.
+
+    Raises:
+        RuntimeError: it is not a graph, or it needs an operator that ONNX Runtime lacks.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors only
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's exceptions have no common base
+        raise RuntimeError(str(error)) from error
+
+
+def threads_for(images: int | None) -> tuple[int, int]:
+    """Return (threads of one inference, batches at a time) for this many images; None: an unknown number.
+
+    A single image gets all cores, any other number one core each.
+    """
+    processors = available_processors()
+    return (processors, 1) if images == 1 else (1, processors)

@@ -1,0 +1,1 @@
+"""Memory and time of a network before it runs."""

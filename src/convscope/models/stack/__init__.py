@@ -1,0 +1,1 @@
+"""Networks written out layer by layer: the notation, its layers and their building blocks."""

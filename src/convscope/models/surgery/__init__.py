@@ -1,0 +1,1 @@
+"""Changes to built networks: stages, segments, heads, first layers, dense layers as convolutions."""

@@ -1,0 +1,1 @@
+"""The classifiers of torchvision and timm, and published weights."""

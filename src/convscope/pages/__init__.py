@@ -1,0 +1,1 @@
+"""Pages: HTML files that open from the disk, drawn from recorded results."""

@@ -1,0 +1,40 @@
+"""The images of a data set that changed since a run was started with it."""
+
+from pathlib import Path
+
+import numpy as np
+
+from convscope.data.dataset import ImageSet
+from convscope.storage.files import read_csv, write_array
+
+DIGESTS = "digests.npy"
+"""A hash of the pixels of each image, uint64 [N], in the order of split.csv."""
+SHOWN = 3
+
+
+def write_digests(run: Path, images: ImageSet) -> None:
+    """Write the hash of each image of a data set."""
+    write_array(run / DIGESTS, images.digests)
+
+
+def describe_change(run: Path, images: ImageSet) -> str:
+    """Return what is missing, new or different, as "; missing: a.jpg, b.jpg and 4 more"; "" if no change is found."""
+    rows = read_csv(run / "split.csv")
+    labels = {row["image"]: row["label"] for row in rows}
+    digests = np.load(run / DIGESTS, allow_pickle=False) if (run / DIGESTS).exists() else None
+    before = None if digests is None else dict(zip(labels, digests.tolist(), strict=True))
+    changes: dict[str, list[str]] = {"missing": [], "new": [], "other content": [], "other label": []}
+    changes["missing"] = sorted(labels.keys() - set(images.ids))
+    for image, label, digest in zip(images.ids, images.labels, images.digests.tolist(), strict=True):
+        if image not in labels:
+            changes["new"].append(image)
+        elif labels[image] != images.class_names[label]:
+            changes["other label"].append(image)
+        elif before is not None and before[image] != digest:
+            changes["other content"].append(image)
+    return "".join(f"; {kind}: {_listed(names)}" for kind, names in changes.items() if names)
+
+
+def _listed(images: list[str]) -> str:
+    more = len(images) - SHOWN
+    return ", ".join(images[:SHOWN]) + (f" and {more:,} more" if more > 0 else "")

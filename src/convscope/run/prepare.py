@@ -1,0 +1,133 @@
+"""The first half of a run: data, splits, network and device."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from convscope.config import RunConfig
+from convscope.data.batches import Preprocessing, channel_statistics, make_preprocessing, make_resident
+from convscope.data.dataset import ImageSet
+from convscope.data.load import load_images
+from convscope.data.splits import Splits, make_splits
+from convscope.device import (
+    choose_device,
+    configure_threads,
+    keep_freed_memory,
+    limit_device_memory,
+    release_freed_memory,
+    threads_for_step,
+)
+from convscope.errors import DataError, UsageError
+from convscope.memory.macs import count_macs
+from convscope.models import build_model, published_preprocessing
+from convscope.models.saved import channels_last
+from convscope.models.surgery.first_layer import whiten_first_layer
+from convscope.models.zoo.pretrained import fetch_weights
+from convscope.progress import OnProgress
+from convscope.run.data_diff import describe_change
+from convscope.seeds import derive_seed, permutation
+from convscope.storage.run_start import read_start
+
+WHITENING_IMAGES = 2000
+"""Most training images from whose patches the first layer is computed."""
+
+CALIBRATION_IMAGES = 2000
+"""Most validation images to fit the temperature on: it is a single number."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The data and network of a run, ready to train.
+
+    Args:
+        statistics: mean and standard deviation of the training split, 0..1.
+        macs: multiply-accumulate operations for one image, forward.
+    """
+
+    config: RunConfig
+    images: ImageSet
+    splits: Splits
+    statistics: tuple[tuple[float, ...], tuple[float, ...]]
+    network: torch.nn.Module
+    macs: int
+    device: torch.device
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The preprocessing of images: that of the published weights, if there are any."""
+        published = published_preprocessing(self.config.model)
+        statistics = self.statistics if published is None else published.statistics(self.images.shape[0])
+        return make_preprocessing(*statistics, normalize=self.config.train.normalize)
+
+    @property
+    def evaluation_split(self) -> str:
+        """The split for the results: test, or validation if there is no test split."""
+        return "test" if len(self.splits.test) else "validation"
+
+
+def prepare(config: RunConfig, on_progress: OnProgress, *, images: ImageSet | None = None) -> Prepared:
+    """Read and split the data and build the network, with trained weights or the seed's random ones, on the device.
+
+    Args:
+        images: replace those that the configuration names.
+
+    Raises:
+        UsageError, DataError, WeightsError: the options, data or weights cannot be used; nothing was written.
+    """
+    device = choose_device(config.compute.device)
+    if config.compute.memory is None:
+        keep_freed_memory()
+    else:
+        release_freed_memory()
+        limit_device_memory(device, config.compute.memory)
+    configure_threads(config.compute.threads)
+    fetch_weights(config.model, on_progress)  # before the images, which may take long
+    images = load_images(config.data, on_progress) if images is None else images
+    splits = make_splits(images, config.data)
+    if len(splits.test) == len(splits.validation) == 0:
+        raise UsageError("no images to evaluate on; give the test or validation split a share, e.g. --split 80/0/20")
+    torch.manual_seed(derive_seed(config.train.seed, "weights"))
+    network = channels_last(build_model(config.model, images.shape, images.num_classes)).to(device)
+    macs = count_macs(network, images.shape)
+    if config.compute.threads is None:
+        configure_threads(threads_for_step(macs * config.train.batch_size))
+    statistics = channel_statistics(images.images[splits.train])
+    prepared = Prepared(config, images, splits, statistics, network, macs, device)
+    if config.train.whiten:
+        _whiten(prepared)
+    return prepared
+
+
+def _whiten(prepared: Prepared) -> None:
+    """Compute the network's first layer from training images."""
+    train = prepared.splits.train
+    chosen = train[permutation(len(train), "whitening")[:WHITENING_IMAGES]]
+    images = make_resident(prepared.images, chosen, prepared.device).select()
+    try:
+        whiten_first_layer(prepared.network, prepared.preprocessing.apply(images))
+    except UsageError as error:
+        raise UsageError(f"model {prepared.config.model.name!r}: {error}") from error
+
+
+def calibration_indices(splits: Splits) -> NDArray[np.int64]:
+    """Return the validation images to fit a temperature on; none if the results are measured on that split."""
+    validation = splits.validation if len(splits.test) else splits.validation[:0]
+    return validation[permutation(len(validation), "calibration")[:CALIBRATION_IMAGES]]
+
+
+def load_run_data(run: Path, config: RunConfig, on_progress: OnProgress) -> tuple[ImageSet, Splits]:
+    """Return the images of a run and their splits.
+
+    Raises:
+        DataError: they have changed since the run was made.
+    """
+    images = load_images(config.data, on_progress)
+    if images.fingerprint != read_start(run)["data"]["fingerprint"]:
+        raise DataError(
+            f"{config.data.source} has changed since {run} was trained on it{describe_change(run, images)}; "
+            f"to evaluate on the new images, name them: convscope evaluate {run} {config.data.source}"
+        )
+    return images, make_splits(images, config.data)

@@ -1,0 +1,1 @@
+"""The one place that writes to disk: whole files, run folders, checkpoints, caches, downloads."""

@@ -1,0 +1,29 @@
+"""run.json, what a run was started with. Imports little: `predict` reads it."""
+
+from pathlib import Path
+from typing import Any
+
+from convscope.errors import RunError
+from convscope.storage.files import read_json
+
+RUN_SCHEMA = 2
+"""Version of the run folder's files; one that an older run folder does not have is refused, never guessed at."""
+
+
+def read_start(run: Path) -> dict[str, Any]:
+    """Return the content of run.json; raises RunError if there is none, or another version of convscope wrote it."""
+    start: dict[str, Any] = read_json(run / "run.json")
+    schema = start.get("schema") if isinstance(start, dict) else None
+    if schema != RUN_SCHEMA:
+        found = "convscope 0.1 wrote it before schema 2" if schema is None else f"it has schema {schema!r}"
+        raise RunError(
+            f"{run} cannot be read: {found}, expected schema {RUN_SCHEMA}; train again into a new folder "
+            "(convscope train DATA --out DIR), or use the convscope version that wrote it"
+        )
+    return start
+
+
+def check_schema(run: Path) -> None:
+    """Raise, as `read_start`, for a run that another version of convscope wrote; one without run.json passes."""
+    if (run / "run.json").exists():
+        read_start(run)
