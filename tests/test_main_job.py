@@ -9,19 +9,14 @@ import re
 import shlex
 import subprocess
 import sys
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
 
 import convscope
-from convscope.cli import build_app
-from convscope.cli.options import parse_options
-from convscope.config import options
-from convscope.pages.sections.configuration import reproducing_command
+from convscope.run.configure import command_of
 from convscope.storage.files import read_csv, read_json
 from convscope.storage.run_folder import read_config
 from convscope.writeups.recipes import RECIPES
@@ -99,26 +94,12 @@ def test_the_command_of_the_report_repeats_the_run(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = read_config(run)
-    command = reproducing_command(config, "auto", side_px=8)
+    command = read_json(run / "run.json")["command"]
+    assert command == command_of(config)
     assert f"<span>{command.split()[-1]}</span>" in (run / "report.html").read_text("utf-8")
     assert run_convscope(capsys, *shlex.split(command)[1:], "--out", tmp_path / "run", "--no-report")[0] == 0
     weights = [(folder / "model.safetensors").read_bytes() for folder in (run, tmp_path / "run")]
     assert weights[0] == weights[1]
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_the_command_of_the_report_gives_the_configuration(name: str, tmp_path: Path) -> None:
-    """Every option that a recipe sets has a name on the command line; what no option says is the same by default."""
-    config = RECIPES[name].config
-    source = config.data.source or str(tmp_path)
-    config = replace(config, data=replace(config.data, source=source, image_size=config.data.image_size or 224))
-    words = shlex.split(reproducing_command(config, config.model.name, side_px=config.data.image_size or 0))
-    command = typer.main.get_command(build_app()).commands["train"]  # type: ignore[attr-defined]
-    given = dict(command.make_context("train", words[2:]).params)
-    data, model = given.pop("data"), given.pop("model")
-    assert words[:2] == ["convscope", "train"]
-    given = {name: value for name, value in given.items() if name in options()}
-    assert convscope.make_config(data, model, **parse_options(given)) == config
 
 
 def test_report_and_runs(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -176,7 +157,6 @@ def test_the_version_is_that_of_the_package(run: Path, capsys: pytest.CaptureFix
 def test_tables_list_every_name(capsys: pytest.CaptureFixture[str]) -> None:
     from convscope.data.load import DATASETS
     from convscope.models import MODELS
-    from convscope.writeups.recipes import RECIPES
 
     for command, key, names in (
         ("data list", "data", DATASETS),

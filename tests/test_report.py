@@ -26,7 +26,6 @@ from convscope.pages import charts
 from convscope.pages.page import build_report
 from convscope.pages.section import RecordedRun
 from convscope.pages.sections import SECTIONS
-from convscope.pages.sections.configuration import reproducing_command
 from convscope.pages.text import accuracy_text, bytes_text, name_text, printable, seconds_text, shorten
 from convscope.results.panels import Curves, FeatureMaps, Heat, ImageGrid, Line, Matrix, Panel, Table
 from convscope.results.run import EpochRecord, accuracy_of
@@ -511,17 +510,6 @@ def test_broken_folders_are_refused_by_name(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------- details
-
-
-def test_command_repeats_the_options_that_matter() -> None:
-    config = RunConfig(
-        data=DataConfig(source="my photos; rm -rf", gray=True, split=(80.0, 10.0, 10.0)),
-        train=TrainConfig(normalize=False, augment=("flip", "crop"), lr=0.01),
-    )
-    assert reproducing_command(config, "lenet5", side_px=28) == (
-        "convscope train 'my photos; rm -rf' --model lenet5 --gray --split 80/10/10 --split-seed 0 --epochs 10 "
-        "--batch-size 64 --lr 0.01 --optimizer adam --schedule one-cycle --augment flip,crop --no-normalize --seed 0"
-    )
 
 
 def test_text_of_numbers_and_names() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 
@@ -15,14 +14,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 import convscope
-from convscope.config import ModelConfig, RunConfig
+from convscope.config import ModelConfig
 from convscope.errors import UsageError
 from convscope.models import build_model, count_parameters
 from convscope.models.saved import SavedModel, channels_last, load_model, save_model
 from convscope.models.stack.blocks import output_shape
 from convscope.models.stack.layers import LAYERS, Layer
 from convscope.models.stack.notation import Stack, build_stack, parse_stack, stack_shapes
-from convscope.pages.sections.configuration import reproducing_command
 from tests.support import run_convscope
 
 EVERYTHING = (
@@ -313,13 +311,6 @@ def test_model_and_stack_exclude_each_other() -> None:
         ModelConfig(name="stack")
     with pytest.raises(UsageError, match="unknown layer"):
         convscope.make_config("digits", stack="linaer 10")
-
-
-def test_the_report_repeats_a_stack_in_its_command() -> None:
-    config: RunConfig = convscope.make_config("digits", stack="conv 4 3x3; linear 10")
-    words = shlex.split(reproducing_command(config, "stack", side_px=8))
-    assert words[words.index("--stack") + 1] == "conv 4 3x3; linear 10"
-    assert "--model" not in words
 
 
 def test_a_stack_survives_saving(tmp_path: Path) -> None:

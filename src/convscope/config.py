@@ -250,6 +250,13 @@ def flag_of(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def option_text(name: str, value: object) -> str:
+    """Return the value of an option as the command line takes it."""
+    if isinstance(value, tuple):
+        return ("/" if name == "split" else ",").join(str(v).removesuffix(".0") for v in value)
+    return str(value)
+
+
 @cache
 def options() -> Mapping[str, Option]:
     """Return the options of a run by name, in the order of the fields, without `source` and the model's `name`."""

@@ -14,6 +14,7 @@ ConvscopeError
 └── Interrupted             Ctrl-C or SIGTERM; the state has been saved           exit 130
 """
 
+import shlex
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -70,6 +71,11 @@ class Interrupted(ConvscopeError):
     """The run was asked to stop and has saved its state."""
 
     exit_code = 130
+
+
+def command(*words: object) -> str:
+    """Return a command line of convscope to be typed, quoted for a POSIX shell."""
+    return shlex.join(["convscope", *map(str, words)])
 
 
 def unknown_name(

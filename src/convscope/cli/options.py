@@ -57,8 +57,7 @@ def _parameter(each: Option) -> inspect.Parameter:
     kind: type = str
     if bool in each.kinds:
         kind = bool
-        if each.default is not False:  # it can be turned off, too
-            flag += f"/{flag_of(f'no_{each.name}')}"
+        flag += f"/{flag_of(f'no_{each.name}')}"
     elif each.name not in ("batch_size", "memory"):  # a word where the configuration has a number
         kind = next((number for number in (int, float) if number in each.kinds), str)
     if not (each.default is None or each.default == () or isinstance(each.default, bool) or "default" in text):

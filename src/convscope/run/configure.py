@@ -1,4 +1,4 @@
-"""The configuration of a run, made from options by name."""
+"""The configuration of a run, made from options by name, and the command line that gives it."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -7,6 +7,7 @@ from typing import Any, Literal, TypedDict, TypeVar, Unpack, get_type_hints
 
 from convscope.config import (
     CONFIGS,
+    DEFAULT_MOMENTUM,
     STACK,
     Augmentation,
     ClassWeights,
@@ -14,18 +15,23 @@ from convscope.config import (
     Interpolation,
     ModelConfig,
     Optimizer,
+    Option,
     Precision,
     Resize,
     RunConfig,
     Schedule,
+    flag_of,
+    option_text,
     options,
 )
 from convscope.data.load import DATASETS
-from convscope.errors import unknown_name
+from convscope.errors import command, unknown_name
 from convscope.models import find_model, published_preprocessing
 from convscope.models.stack.notation import parse_stack
 from convscope.sizes import parse_bytes
 
+NAMED = ("epochs", "batch_size", "lr", "optimizer", "schedule", "seed", "split_seed")
+"""Options that the command of a run always names, because a later version may change their defaults."""
 AUTO = "auto"
 """The batch size that lets the planner choose one."""
 
@@ -132,6 +138,30 @@ def make_config(source: str | Path, model: str | None = None, **given: Unpack[Op
         training = dict(spec.train) | training
     values_of = {"data": data | {"source": data_source(str(source))}, "train": training, "compute": compute}
     return RunConfig(model=model_config, **{name: CONFIGS[name](**values) for name, values in values_of.items()})
+
+
+def command_of(config: RunConfig) -> str:
+    """Return the command line that repeats a run: `make_config` of its options gives this configuration."""
+    network = {each.name: getattr(config.model, each.name) for each in options().values() if each.config == "model"}
+    name = None if config.model.stack is not None else config.model.name
+    usual = make_config(config.data.source, name, **network)
+    words = [] if name is None else ["--model", name]
+    for each in options().values():
+        value = _value(config, each)
+        default = each.default if each.name in network else _value(usual, each)
+        if each.panel is None or value is None or (value == default and each.name not in NAMED):
+            continue
+        if isinstance(value, bool):
+            words.append(flag_of(each.name if value else f"no_{each.name}"))
+        else:
+            words += [flag_of(each.name), option_text(each.name, value)]
+    return command("train", config.data.source, *words)
+
+
+def _value(config: RunConfig, each: Option) -> Any:  # noqa: ANN401
+    """Return the value of an option in a configuration; a momentum that is not given is the usual one."""
+    value = getattr(getattr(config, each.config), each.name)
+    return DEFAULT_MOMENTUM if each.name == "momentum" and value is None else value
 
 
 def _as_stored(name: str, value: Any) -> Any:  # noqa: ANN401

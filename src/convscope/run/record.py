@@ -28,6 +28,7 @@ from convscope.models.saved import preprocessing_to_json
 from convscope.models.zoo.pretrained import describe_weights
 from convscope.results.memory import READING
 from convscope.results.run import Accuracy, Predictions, RunResult
+from convscope.run.configure import command_of
 from convscope.run.data_diff import describe_change, write_digests
 from convscope.run.prepare import Prepared
 from convscope.seeds import permutation
@@ -60,6 +61,7 @@ def write_start(run: Path, prepared: Prepared) -> None:
             "schema": RUN_SCHEMA,
             "convscope": __version__,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": command_of(prepared.config),
             "config": config_to_json(prepared.config),
             "class_names": images.class_names,
             "model": {

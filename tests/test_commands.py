@@ -1,0 +1,101 @@
+"""Every command line that convscope prints runs as printed, and does what is said of it."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import replace
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+import typer
+from hypothesis import given, settings
+
+import convscope
+from convscope.cli import build_app
+from convscope.cli.options import parse_options
+from convscope.config import DataConfig, RunConfig, TrainConfig, options
+from convscope.models import MODELS
+from convscope.run.configure import command_of
+from convscope.writeups.recipes import RECIPES
+
+VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "image_size": st.integers(200, 300),
+    "crop_fraction": st.floats(0.1, 1),
+    "per_class": st.integers(1, 10**6),
+    "split": st.sampled_from([(80.0, 10.0, 10.0), (100 / 3, 100 / 3, 100 / 3), (99.5, 0.25, 0.25), (1.0, 98.0, 1.0)]),
+    "max_pixels": st.integers(1, 10**12),
+    "epochs": st.integers(5, 10**6),
+    "batch_size": st.integers(1, 10**6),
+    "lr": st.floats(1e-12, 1e3),
+    "unfreeze_lr": st.floats(1e-12, 1e3),
+    "momentum": st.floats(0, 0.999),
+    "beta2": st.floats(0, 0.9999),
+    "label_smoothing": st.floats(0, 0.99),
+    "weight_decay": st.floats(0, 10),
+    "checkpoint_seconds": st.floats(0, 1e6),
+    "augment": st.lists(st.sampled_from(["flip", "crop", "rotate"]), unique=True).map(tuple),
+    "data_dir": st.sampled_from(["/a folder/-- of 'mine'"]),
+}
+"""Values of options whose type alone does not say which are allowed."""
+LEFT_OUT = {"stack", "weights", "whiten", "pretrained", "freeze", "unfreeze", "unfreeze_at", "auto_batch"}
+"""Options that exclude others; the recipes set them."""
+
+
+def values_of(name: str) -> st.SearchStrategy[Any]:
+    each = options()[name]
+    if name in VALUES:
+        return VALUES[name]
+    if each.choices:
+        return st.sampled_from(each.choices)
+    return st.booleans() if bool in each.kinds else st.integers(1, 10**4) if int in each.kinds else st.just("cpu")
+
+
+some_options = st.fixed_dictionaries({}, optional={n: values_of(n) for n in options() if n not in LEFT_OUT})
+
+
+def parsed(command: str) -> RunConfig:
+    """Return the configuration that a command line of `train` gives."""
+    program, verb, *words = shlex.split(command)
+    assert (program, verb) == ("convscope", "train")
+    train = typer.main.get_command(build_app("train")).commands["train"]  # type: ignore[attr-defined]
+    found = dict(train.make_context("train", words).params)
+    data, model = found.pop("data"), found.pop("model")
+    return convscope.make_config(data, model, **parse_options({n: v for n, v in found.items() if n in options()}))
+
+
+def with_momentum(config: RunConfig) -> RunConfig:
+    """Return a configuration that names the momentum that it trains with."""
+    return replace(config, train=replace(config.train, momentum=config.train.momentum_or_default))
+
+
+@pytest.mark.parametrize("model", [*MODELS, "efficientnet_lite0"])
+@settings(max_examples=10, deadline=None)
+@given(chosen=some_options)
+def test_the_command_of_a_run_gives_its_configuration(model: str, chosen: dict[str, Any]) -> None:
+    pretrained = model == "efficientnet_lite0" or None
+    config = convscope.make_config("my photos; rm -rf", model, pretrained=pretrained, **chosen)
+    assert with_momentum(parsed(command_of(config))) == with_momentum(config)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_command_of_a_recipe_gives_its_configuration(name: str) -> None:
+    """What a recipe leaves open is the default of the configuration, whatever the network's own is."""
+    config = RECIPES[name].config
+    config = replace(config, data=replace(config.data, source=config.data.source or "photos"))
+    if config.data.image_size is None:  # the side of the data, which a recipe leaves to them
+        config = replace(config, data=replace(config.data, image_size=parsed(command_of(config)).data.image_size))
+    assert with_momentum(parsed(command_of(config))) == with_momentum(config)
+
+
+def test_the_command_of_a_run_names_what_later_versions_may_change() -> None:
+    config = RunConfig(
+        data=DataConfig(source="my photos; rm -rf", gray=True, split=(80.0, 10.0, 10.0)),
+        model=convscope.make_config("digits", stack="conv 4 3x3; linear 10").model,
+        train=TrainConfig(normalize=False, augment=("flip", "crop"), lr=0.01),
+    )
+    assert command_of(config) == (
+        "convscope train 'my photos; rm -rf' --gray --split 80/10/10 --split-seed 0 --stack 'conv 4 3x3; linear 10' "
+        "--epochs 10 --batch-size 64 --lr 0.01 --optimizer adam --schedule one-cycle --augment flip,crop "
+        "--no-normalize --seed 0"
+    )
