@@ -85,7 +85,7 @@ def predict(
                 listing.skipped.append(item)
             else:
                 predictions.append(item)
-            on_progress(Progress("predicting", len(predictions), None))
+            on_progress(Progress("predicting", len(predictions) + len(listing.skipped), None))
     return PredictionResult(tuple(predictions), tuple(listing.skipped), listing.ignored)
 
 

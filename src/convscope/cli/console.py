@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -17,13 +18,15 @@ from typing import TYPE_CHECKING, Any
 from convscope.progress import OnProgress, Progress
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, Group
 
     from convscope.results.run import Accuracy, RunResult
 
 
 LONGEST_WHOLE, WIDE = 16, 10_000
 """Cells of up to this many letters, such as figures and dates, are never broken; the width of a table in a pipe."""
+OF_THE_MOMENT = ("memory", "left")
+"""Figures of a stage at work that a terminal leaves out once it is finished, so that its line fits into 80 letters."""
 
 
 @cache
@@ -70,30 +73,54 @@ def start(as_json: bool, *, module: str | None = "convscope.api.train") -> Itera
     if module is not None:
         with error_console().status("starting"):
             import_module(module)
-    if not error_console().is_terminal:
+    if error_console().is_terminal:
+        with _live_stage() as show:
+            yield show
+    else:
         announced: set[str] = set()
         yield lambda progress: _print_finished_stages(progress, announced)
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-    from rich.progress import Progress as Bar
 
-    bar = Bar(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[values]}"),
-        console=error_console(),
-    )
-    tasks: dict[str, Any] = {}
+
+@contextmanager
+def _live_stage() -> Iterator[OnProgress]:
+    """Yield a progress callback that draws the stage that is at work; what is finished stands above it, a line each.
+
+    The time left has a place of its own beside the bar, and the other figures a line of their own, so that both can be
+    read on a narrow terminal.
+    """
+    from rich.live import Live
+
+    at_work: Progress | None = None
 
     def show(progress: Progress) -> None:
-        if progress.stage not in tasks:
-            tasks[progress.stage] = bar.add_task(progress.stage, total=progress.total, values="")
-        values = "  ".join(f"{name} {value}" for name, value in progress.values.items())
-        bar.update(tasks[progress.stage], completed=progress.done, total=progress.total, values=values)
+        nonlocal at_work
+        former, finished = at_work, progress.total is not None and progress.done >= progress.total
+        same = former is not None and former.stage == progress.stage
+        at_work = (None if same or former is None or former.total is None else former) if finished else progress
+        live.update(_draw_stage(at_work) if at_work is not None else "", refresh=finished or not same)
+        if former is not None and former.total is None and not same:  # nobody says when it ends
+            print_text(_stage_text(former), note=True)
+        if finished:
+            values = {name: value for name, value in progress.values.items() if name not in OF_THE_MOMENT}
+            print_text(_stage_text(replace(progress, values=values)), note=True)
 
-    with bar:
+    with Live(console=error_console(), transient=True) as live:
         yield show
+
+
+def _draw_stage(progress: Progress) -> Group:
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    values = dict(progress.values)
+    left = f"{values.pop('left')} left" if "left" in values else ""
+    count = f"{progress.done:,}" if progress.total is None else f"{progress.done:,}/{progress.total:,}"
+    line = Table.grid(padding=(0, 1))
+    bar = ProgressBar(progress.total, progress.done, width=20, pulse=progress.total is None)
+    line.add_row(escape(progress.stage), bar, count if progress.done or progress.total else "", left)
+    return Group(line, *([Text(f"  {_values_text(values)}", style="dim")] if values else []))
 
 
 def _print_finished_stages(progress: Progress, announced: set[str]) -> None:
@@ -102,10 +129,17 @@ def _print_finished_stages(progress: Progress, announced: set[str]) -> None:
         return
     if progress.total is None or progress.done >= progress.total:
         announced.add(progress.stage)
-        values = "  ".join(f"{name} {value}" for name, value in progress.values.items())
-        if progress.total and not values:
-            values = f"{progress.done:,}"
-        print_text(f"{progress.stage}  {values}".rstrip(), note=True, soft_wrap=True)
+        print_text(_stage_text(progress), note=True, soft_wrap=True)
+
+
+def _stage_text(progress: Progress) -> str:
+    """Return what is said of a finished stage, or of one of unknown length, in one line."""
+    count = f"{progress.done:,}" if progress.total else ""
+    return f"{progress.stage}  {_values_text(progress.values) or count}".rstrip()
+
+
+def _values_text(values: Mapping[str, str]) -> str:
+    return "  ".join(f"{name} {value}" for name, value in values.items())
 
 
 def print_result(result: RunResult, *, as_json: bool, report: bool) -> None:
