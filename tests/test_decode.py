@@ -56,6 +56,11 @@ def refuse(content: bytes, name: str = "a.jpg", *, max_pixels: int = LIMIT, allo
         pytest.param(b"II*\0\x08\0\0\0", "format not enabled; convert with magick (TIFF)", id="13-tiff-intel"),
         pytest.param(b"MM\0*\0\0\0\x08", "format not enabled; convert with magick (TIFF)", id="13-tiff-motorola"),
         pytest.param(b"PK\3\4" + bytes(30), "nested archive", id="30-nested-zip"),
+        pytest.param(b"\0\0\0\x18ftypmp42\0\0\0\0", "a video (MP4)", id="mp4"),
+        pytest.param(b"\0\0\0\x14ftypqt  \0\0\0\0", "a video (QuickTime)", id="quicktime"),
+        pytest.param(b"RIFF\x24\0\0\0AVI LIST", "a video (AVI)", id="avi"),
+        pytest.param(b"\x1a\x45\xdf\xa3\x9fB\x86", "a video (Matroska or WebM)", id="webm"),
+        pytest.param(b"\0\0\1\xba\x44\0\4", "a video (MPEG)", id="mpeg"),
     ],
 )
 def test_files_that_are_no_images(content: bytes, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:

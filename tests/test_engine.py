@@ -181,6 +181,13 @@ def test_errors_say_what_cannot_be_predicted(run: Path, tmp_path: Path, capsys: 
     code, out, err = command(capsys, "predict", run, tmp_path / "bad.png", "--json")
     assert (code, json.loads(out)["predictions"]) == (1, [])
     assert "none of 1 file" in err
+    (tmp_path / "empty").mkdir()
+    code, out, err = command(capsys, "predict", run, tmp_path / "empty")
+    assert code == 1
+    assert "no files in the folders given" in err
+    code, out, err = command(capsys, "predict", run, "https://example.org/cat.jpg")
+    assert code == 2
+    assert "is a web address" in err
     with pytest.raises(UsageError, match="no file or folder 'nowhere'"):
         convscope.predict(run, "nowhere")
     with pytest.raises(RunError, match="convscope export"):

@@ -188,6 +188,7 @@ def test_tables_list_every_name(capsys: pytest.CaptureFixture[str]) -> None:
         ("train digits --augment flop", 2, "unknown augmentation 'flop'"),
         ("train digits --bogus", 2, "No such option"),
         ("train nowhere/images.zip", 2, "no folder, archive or CSV"),
+        ("train https://example.org/images.zip", 2, "is a web address; download what is there"),
         ("train", 2, "name the data to train on"),
         ("train mnist --data-dir {tmp}", 1, "train-images-idx3-ubyte"),
         ("train --resume {tmp}", 1, "run.json does not exist"),

@@ -17,7 +17,8 @@ WIDTH, HEIGHT = 80, 10
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     written = io.StringIO()
-    screen = Console(file=written, force_terminal=True, force_interactive=True, width=WIDTH, height=HEIGHT, color_system=None)
+    size = {"width": WIDTH, "height": HEIGHT}
+    screen = Console(file=written, force_terminal=True, force_interactive=True, color_system=None, **size)
     monkeypatch.setattr(console, "error_console", lambda: screen)
     return written
 

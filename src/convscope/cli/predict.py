@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def predict(
     model: Annotated[str, typer.Argument(help="Run folder, model file, or a network with published weights.")],
-    paths: Annotated[list[Path], typer.Argument(help="Images, folders and archives of images.")],
+    paths: Annotated[list[str], typer.Argument(help="Images, folders and archives of images.")],
     topk: Annotated[int, typer.Option(help="Classes to name for each image.")] = 3,
     csv: Annotated[Path | None, typer.Option(help="Write the predictions to this CSV file as well.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
@@ -36,7 +36,8 @@ def predict(
     else:
         _print(result)
     if not result.predictions:
-        raise DataError(f"none of {len(result.skipped)} file(s) could be classified; the reasons are listed")
+        none = f"none of {len(result.skipped)} file(s) could be classified; the reasons are listed"
+        raise DataError(none if result.skipped else "no files in the folders given; name images, or a folder with some")
 
 
 def _announce(progress: Progress) -> None:

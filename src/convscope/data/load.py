@@ -11,6 +11,7 @@ from convscope.data.dataset import ImageSet
 from convscope.data.decode.cache import load_cache
 from convscope.data.decode.files import Listing
 from convscope.data.decode.resize import resize_image, resizing_of
+from convscope.data.names import missing_path
 from convscope.data.sources.build import build_dataset
 from convscope.data.sources.image_files import open_image_files
 from convscope.errors import UsageError, unknown_name
@@ -74,7 +75,8 @@ def existing_path(source: str) -> Path:
     if path.is_dir() or path.is_file():
         return path
     if path.suffix or len(path.parts) > 1:
-        raise UsageError(f"no folder, archive or CSV {source!r}; see `convscope data list` for data sets by name")
+        listed = "see `convscope data list` for data sets by name"
+        raise UsageError(missing_path(source, "folder, archive or CSV", listed))
     raise unknown_name("data set or folder", source, DATASETS)
 
 

@@ -1,5 +1,6 @@
 """Untrusted file names: how they are shown, and which are never images."""
 
+import re
 import unicodedata
 
 _IGNORED_NAMES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx"}
@@ -25,6 +26,19 @@ def printable(name: str) -> str:
 def is_ignored(name: str) -> bool:
     """Return whether a file or folder of this name is never an image: hidden, or written by a file browser."""
     return name.startswith(".") or name.lower() in _IGNORED_NAMES
+
+
+def missing_path(path: str, kind: str, otherwise: str) -> str:
+    """Return what is said of a path that does not exist.
+
+    Args:
+        kind: what it should have been, for example "file or folder".
+        otherwise: the way out where the path is no web address.
+    """
+    shown = printable(path)
+    if re.match(r"[a-z][a-z0-9+.-]+:/", path):
+        return f"{shown!r} is a web address; download what is there, and give the path of the file"
+    return f"no {kind} {shown!r}; {otherwise}"
 
 
 def _printable_character(character: str) -> str:

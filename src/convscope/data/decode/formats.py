@@ -48,6 +48,13 @@ _FTYP_BRANDS: dict[bytes, tuple[str, str]] = {
         ("HEIC", "heif-convert image.heic image.jpg"),
     ),
 }
+_VIDEOS: tuple[tuple[bytes, str], ...] = (
+    (b"\x1a\x45\xdf\xa3", "Matroska or WebM"),
+    (b"\0\0\1\xba", "MPEG"),
+    (b"\0\0\1\xb3", "MPEG"),
+    (b"\x30\x26\xb2\x75", "Windows Media"),
+    (b"FLV\1", "Flash"),
+)
 _ARCHIVES = (b"PK\3\4", b"PK\5\6", b"\x1f\x8b", b"\xfd7zXZ\0", b"BZh", b"7z\xbc\xaf\x27\x1c", b"Rar!")
 _CONTROL_BYTES = bytes(set(range(32)) - set(b"\t\n\f\r\x1b")) + b"\x7f"
 
@@ -78,6 +85,9 @@ def refusal(content: bytes) -> tuple[str, str]:
         name, command = found
         tool = command.split()[0]
         return f"format not enabled; convert with {tool} ({name})", f"convert it to PNG or JPEG: {command}"
+    video = _video(content)
+    if video:
+        return f"a video ({video})", "take images from it: ffmpeg -i video -vf fps=1 image-%04d.png"
     if looks_packed(content):
         return "nested archive", "unpack it into the class folders"
     if looks_like_text(content):
@@ -176,6 +186,15 @@ def _not_enabled(content: bytes) -> tuple[str, str] | None:
     if b"<svg" in head and looks_like_text(head):
         return "SVG", "rsvg-convert -o image.png image.svg"
     return None
+
+
+def _video(content: bytes) -> str | None:
+    """Return the container format of a video; that of a format for images alone is in `_not_enabled`."""
+    if content[4:8] == b"ftyp":
+        return "QuickTime" if content[8:12] == b"qt  " else "MP4"
+    if content[:4] == b"RIFF" and content[8:12] == b"AVI ":
+        return "AVI"
+    return next((name for magic, name in _VIDEOS if content.startswith(magic)), None)
 
 
 def _is_utf8(head: bytes) -> bool:

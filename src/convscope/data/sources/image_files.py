@@ -10,7 +10,7 @@ from pathlib import Path
 from convscope.data.decode.cache import DecodeCache
 from convscope.data.decode.files import Entry, Listing, Stamp, unreadable
 from convscope.data.decode.formats import looks_packed
-from convscope.data.names import printable
+from convscope.data.names import missing_path, printable
 from convscope.data.sources.archive import open_archive
 from convscope.data.sources.csv_file import is_csv, read_rows
 from convscope.data.sources.folder import list_folder
@@ -73,7 +73,7 @@ def open_paths(paths: Sequence[Path], listing: Listing) -> Iterator[Iterator[Ent
     """
     for path in paths:
         if not path.exists():
-            raise UsageError(f"no file or folder {printable(str(path))!r}; check its spelling")
+            raise UsageError(missing_path(str(path), "file or folder", "check its spelling"))
     with ExitStack() as stack:
         yield _entries_of(paths, listing, stack)
 
