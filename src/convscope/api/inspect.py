@@ -65,6 +65,8 @@ def inspect(
     layer: str | None = None,
     channel: int | None = None,
     out: str | Path | None = None,
+    max_pixels: int = MAX_PIXELS,
+    allow_truncated: bool = False,
     device: str = "auto",
     on_progress: OnProgress = ignore_progress,
 ) -> Inspected:
@@ -74,6 +76,7 @@ def inspect(
         target: run folder of a finished run, or the name of a network with published weights.
         image: file of any image; None looks at the first test image of the run, and at its data as well.
         layer: name of a layer or block to look at closely; None shows all layers.
+        max_pixels, allow_truncated: which images are accepted, see DataConfig.
         out: the page to write; None is inspection.html in the run folder, or inspection-MODEL.html here.
 
     Raises:
@@ -88,7 +91,9 @@ def inspect(
     page = Path(out) if out is not None else run / "inspection.html" if is_run else Path(f"inspection-{run.name}.html")
     configure_threads(None)
     saved, fit = _load_network(target, on_progress, is_run=is_run)
-    own_image = None if image is None else _load_image(Path(image), fit)
+    own_image = None
+    if image is not None:
+        own_image = _load_image(Path(image), fit, max_pixels=max_pixels, allow_truncated=allow_truncated)
     subject, name = _subject(saved, run, own_image, choose_device(device), on_progress)
     subject = replace(subject, layer=layer, channel=channel)
     name = str(image or name)
@@ -167,14 +172,14 @@ def _load_network(target: str | Path, on_progress: OnProgress, *, is_run: bool) 
     return load_published(str(target), on_progress)
 
 
-def _load_image(path: Path, fit: Resizing) -> NDArray[np.uint8]:
+def _load_image(path: Path, fit: Resizing, *, max_pixels: int, allow_truncated: bool) -> NDArray[np.uint8]:
     """Return an image of one's own at the size that the network takes, uint8 [H, W, C].
 
     Raises:
         DataError: it cannot be read; says why and what helps.
     """
     try:
-        verdict = decode_rgb(path.read_bytes(), path.name, max_pixels=MAX_PIXELS)
+        verdict = decode_rgb(path.read_bytes(), path.name, max_pixels=max_pixels, allow_truncated=allow_truncated)
     except (OSError, MemoryError) as error:
         verdict = unreadable(path.name, error)
     if isinstance(verdict, Skipped):

@@ -49,6 +49,7 @@ def predict(
     *,
     topk: int = 3,
     max_pixels: int = MAX_PIXELS,
+    allow_truncated: bool = False,
     threads: int | None = None,
     on_progress: OnProgress = ignore_progress,
 ) -> PredictionResult:
@@ -58,6 +59,7 @@ def predict(
         model: a run folder, a model file, or the name of a network with published weights.
         topk: classes to name for each image.
         max_pixels: larger images are not decoded.
+        allow_truncated: truncated files are accepted.
         threads: that read and classify; None takes one for each processor this process may use.
 
     Raises:
@@ -80,7 +82,15 @@ def predict(
     listing = Listing()
     predictions: list[ImagePrediction] = []
     with open_paths(given, listing) as entries:
-        for item in predict_entries(engine, entries, topk=topk, max_pixels=max_pixels, threads=threads or batches):
+        found = predict_entries(
+            engine,
+            entries,
+            topk=topk,
+            max_pixels=max_pixels,
+            allow_truncated=allow_truncated,
+            threads=threads or batches,
+        )
+        for item in found:
             if isinstance(item, Skipped):
                 listing.skipped.append(item)
             else:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from convscope.config import MAX_PIXELS
 from convscope.device import process_unchanged
 from convscope.errors import UsageError, WeightsError, unknown_name
 from convscope.progress import OnProgress, ignore_progress
@@ -29,6 +30,8 @@ def recipe(
     per_class: int | None = None,
     split_seed: int = 0,
     weights: str | Path | None = None,
+    max_pixels: int = MAX_PIXELS,
+    allow_truncated: bool = False,
     out: str | Path | None = None,
     report: bool = True,
     on_progress: OnProgress = ignore_progress,
@@ -37,7 +40,7 @@ def recipe(
 
     Args:
         data: other images than the recipe's own; needed where it has none.
-        epochs, per_class: shorten it; see DataConfig and TrainConfig.
+        epochs, per_class: shorten it; see DataConfig and TrainConfig, also of `max_pixels` and `allow_truncated`.
         weights: a file of trained weights, where those the recipe starts from are not to be downloaded.
 
     Raises:
@@ -55,7 +58,15 @@ def recipe(
     folder = None if data_dir is None else str(Path(data_dir).resolve())
     config = replace(
         config,
-        data=replace(config.data, source=source, data_dir=folder, per_class=per_class, split_seed=split_seed),
+        data=replace(
+            config.data,
+            source=source,
+            data_dir=folder,
+            per_class=per_class,
+            split_seed=split_seed,
+            max_pixels=max_pixels,
+            allow_truncated=allow_truncated,
+        ),
         model=replace(config.model, weights=None if weights is None else str(Path(weights).resolve())),
         train=replace(config.train, seed=seed, epochs=config.train.epochs if epochs is None else epochs),
     )

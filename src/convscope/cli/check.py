@@ -1,21 +1,23 @@
 """`convscope check`: how healthy a data set is. Imports no torch."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from convscope.cli.console import print_json, print_lines, start
-from convscope.cli.options import Json
+from convscope.cli.options import Json, takes_options
 
 
+@takes_options(only=("data_dir", "max_pixels", "allow_truncated"))
 def check(
     data: Annotated[str, typer.Argument(help="Folder, archive or CSV of images, or a data set by name.")],
     out: Annotated[
         Path | None, typer.Option(help="Folder for health.html and health.json (default: health-NAME here).")
     ] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Folder with the files of a named data set.")] = None,
     as_json: Json = False,
+    *,
+    options: dict[str, Any],
 ) -> None:
     """Look at every image of a data set: skipped files, duplicates, leaks, classes, odd images; as a page.
 
@@ -29,7 +31,7 @@ def check(
 
         if out is None and not as_json:
             out = Path(f"health-{file_name(Path(data).resolve().name)}")
-        health = convscope.check(data, out=out, data_dir=data_dir, on_progress=on_progress)
+        health = convscope.check(data, out=out, on_progress=on_progress, **options)
     if as_json:
         print_json(health_to_json(health))
         return

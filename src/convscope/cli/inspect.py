@@ -2,14 +2,15 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from convscope.cli.console import print_json, print_lines, start
-from convscope.cli.options import Json
+from convscope.cli.options import Json, takes_options
 
 
+@takes_options(only=("max_pixels", "allow_truncated"))
 def inspect(
     target: Annotated[str, typer.Argument(help="Run folder, or a network with published weights by name.")],
     image: Annotated[
@@ -20,13 +21,22 @@ def inspect(
     out: Annotated[Path | None, typer.Option(help="Page to write (default: RUN/inspection.html).")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     as_json: Json = False,
+    *,
+    options: dict[str, Any],
 ) -> None:
     """Look inside a network while it sees an image: feature maps, filters, where the evidence is; as a page."""
     with start(as_json) as on_progress:
         import convscope
 
         inspected = convscope.inspect(
-            target, image=image, layer=layer, channel=channel, out=out, device=device, on_progress=on_progress
+            target,
+            image=image,
+            layer=layer,
+            channel=channel,
+            out=out,
+            device=device,
+            on_progress=on_progress,
+            **options,
         )
     if as_json:
         print_json(asdict(inspected))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from convscope.cli.console import error_console, print_json, print_table, print_text
-from convscope.cli.options import Json
+from convscope.cli.options import Json, takes_options
 from convscope.errors import DataError
 from convscope.progress import Progress
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from convscope.results.prediction import ImagePrediction
 
 
+@takes_options(only=("max_pixels", "allow_truncated"))
 def predict(
     model: Annotated[str, typer.Argument(help="Run folder, model file, or a network with published weights.")],
     paths: Annotated[list[str], typer.Argument(help="Images, folders and archives of images.")],
@@ -24,11 +25,13 @@ def predict(
     csv: Annotated[Path | None, typer.Option(help="Write the predictions to this CSV file as well.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     as_json: Json = False,
+    *,
+    options: dict[str, Any],
 ) -> None:
     """Classify images, with probabilities."""
     from convscope.api.predict import predict as classify
 
-    result = classify(model, paths, topk=topk, threads=threads, on_progress=_announce)
+    result = classify(model, paths, topk=topk, threads=threads, on_progress=_announce, **options)
     if csv is not None:
         _write_csv(csv, result, topk)
     if as_json:

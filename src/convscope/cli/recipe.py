@@ -11,7 +11,7 @@ from convscope.cli.options import Json, Report, takes_options
 from convscope.progress import Progress
 
 
-@takes_options(only=("data_dir", "seed", "per_class", "split_seed", "weights"))
+@takes_options(only=("data_dir", "seed", "per_class", "split_seed", "weights", "max_pixels", "allow_truncated"))
 def recipe(
     name: Annotated[str | None, typer.Argument(help="Name of the recipe.")] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the recipes.")] = False,

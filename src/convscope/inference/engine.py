@@ -77,7 +77,13 @@ def make_engine(session: Session, path: Path) -> Engine:
 
 
 def predict_entries(
-    engine: Engine, entries: Iterable[Entry], *, topk: int, max_pixels: int = MAX_PIXELS, threads: int | None = None
+    engine: Engine,
+    entries: Iterable[Entry],
+    *,
+    topk: int,
+    max_pixels: int = MAX_PIXELS,
+    allow_truncated: bool = False,
+    threads: int | None = None,
 ) -> Iterator[ImagePrediction | Skipped]:
     """Yield the prediction for each image, in order, or why the image could not be read.
 
@@ -92,7 +98,7 @@ def predict_entries(
     image_bytes = 4 * fit.image_size**2 * (1 if fit.gray else 3)
 
     def predict(batch: list[Entry]) -> list[ImagePrediction | Skipped]:
-        found = [resize_entry(entry, fit, max_pixels=max_pixels) for entry in batch]
+        found = [resize_entry(entry, fit, max_pixels=max_pixels, allow_truncated=allow_truncated) for entry in batch]
         images = [item.image for item in found if isinstance(item, Decoded)]
         outputs = iter(engine.outputs(np.stack(images)) if images else ())
         return [
