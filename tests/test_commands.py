@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import shlex
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import click
 import hypothesis.strategies as st
 import pytest
 import typer
@@ -99,3 +104,50 @@ def test_the_command_of_a_run_names_what_later_versions_may_change() -> None:
         "--epochs 10 --batch-size 64 --lr 0.01 --optimizer adam --schedule one-cycle --augment flip,crop "
         "--no-normalize --seed 0"
     )
+
+
+# ---------------------------------------------------------------- what messages name
+
+SOURCES = sorted(Path(convscope.__file__).parent.rglob("*.py"))
+OTHER_PROGRAMS = ("pip", "apt-get", "ffmpeg", "magick", "gs", "pdftoppm")
+OURS = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
+
+
+def flags_of(command: click.Command) -> set[str]:
+    return {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+
+
+COMMANDS: dict[str, click.Command] = typer.main.get_command(build_app()).commands  # type: ignore[attr-defined]
+FLAGS = {name: flags_of(command) | {"--help"} for name, command in COMMANDS.items()}
+
+
+def texts(source: Path) -> Iterator[tuple[int, str]]:
+    """Yield the line and the content of each text in a module; what is put into one stands as "{}"."""
+    tree = ast.parse(source.read_text("utf-8"))
+    whole = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            yield node.lineno, "".join(str(p.value) if isinstance(p, ast.Constant) else "{}" for p in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in whole:
+            yield node.lineno, node.value
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: "/".join(path.parts[-2:]))
+def test_options_that_a_text_names_exist(source: Path) -> None:
+    """After `convscope VERB` they are options of that verb, elsewhere of one verb at least."""
+    for line, text in texts(source):
+        if any(f"{program} " in text for program in OTHER_PROGRAMS):
+            continue
+        start, known = 0, {"--version"}.union(*FLAGS.values())
+        for verb in [*re.finditer(r"convscope ([a-z]+)", text), None]:
+            named = OURS.findall(text[start : verb.start() if verb else None])
+            assert set(named) <= known, f"{source}:{line}: {text}"
+            if verb is not None and verb[1] in FLAGS:
+                start, known = verb.end(), FLAGS[verb[1]]
+
+
+@pytest.mark.parametrize("verb", ["train", "recipe", "compare", "predict", "inspect", "check"])
+def test_a_verb_that_reads_images_takes_the_options_that_the_reader_names(verb: str) -> None:
+    reader = [text for path in SOURCES if path.parent.name == "decode" for _, text in texts(path)]
+    named = {flag for text in reader for flag in OURS.findall(text)}
+    assert {"--max-pixels", "--allow-truncated"} <= named <= FLAGS[verb]
