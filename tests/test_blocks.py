@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product
 
 import pytest
@@ -247,6 +248,21 @@ def test_an_inception_block_puts_its_branches_one_after_another() -> None:
     )
     assert expected.shape == (2, 21, 7, 9)
     assert torch.allclose(block(x), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("block", [InceptionBlock, ResidualBlock])
+def test_without_batch_norms_a_block_is_what_it_is_with_those_that_change_nothing(
+    block: Callable[..., nn.Module],
+) -> None:
+    without, with_norms = block(6, 16, norm=False), block(6, 16)
+    for name, weight in without.state_dict().items():
+        if name.endswith("conv.bias"):
+            with_norms.get_parameter(name.replace("conv.bias", "norm.bias")).data = weight
+        else:
+            with_norms.get_parameter(name).data = weight * (1 + 1e-5) ** 0.5  # what the norm divides by as it starts
+    x = torch.randn(2, 6, 7, 9)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in without.modules())
+    assert torch.allclose(without(x), with_norms.eval()(x), atol=1e-5)
 
 
 def test_an_inception_block_of_too_few_channels_is_refused() -> None:

@@ -30,7 +30,7 @@ PUBLISHED_PARAMETERS = {
     "lenet5": 61_706,
     "alexnet-2012": 60_965_224,
     "cats-cnn": 4_737_473,
-    "cifar-base": 1_442_954,
+    "cifar-base": 1_442_698,
 }
 SMALL = {"alexnet-2012": (3, 63, 63), "cats-cnn": (1, 50, 50)}
 """Smaller images than their own, where those make the tests slow."""
@@ -173,9 +173,9 @@ BLOCK_WIDTHS = {
 
 
 def unit_cost(ins: int, outs: int, kernel: int) -> Cost:
-    """Count a convolution without bias and its batch norm."""
+    """Count a convolution and its bias."""
     weights = ins * outs * kernel**2
-    return weights + 2 * outs, weights * 32 * 32
+    return weights + outs, weights * 32 * 32
 
 
 def block_costs(kind: str, ins: int, outs: int) -> list[Cost]:
@@ -191,12 +191,13 @@ def block_costs(kind: str, ins: int, outs: int) -> list[Cost]:
 
 def network_cost(kind: str, widths: tuple[int, ...]) -> Cost:
     parts = [(3 * 32 * 25 + 32, 3 * 32 * 25 * 1024), (widths[-1] * 1024 * 10 + 10, widths[-1] * 1024 * 10)]
+    parts.append((2 * widths[-1], 0))  # the batch norm
     for ins, outs in pairwise((32, *widths)):
         parts += block_costs(kind, ins, outs)
     return sum(split[0] for split in parts), sum(split[1] for split in parts)
 
 
-BASE_COST = (1_442_954, (2_400 + 32 * 64 * 9 + 64 * 64 * 9 + 64 * 128 * 9) * 1024 + 131_072 * 10)
+BASE_COST = (1_442_698, (2_400 + 32 * 64 * 9 + 64 * 64 * 9 + 64 * 128 * 9) * 1024 + 131_072 * 10)
 
 
 @pytest.mark.parametrize(("name", "widths"), BLOCK_WIDTHS.items())

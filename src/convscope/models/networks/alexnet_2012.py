@@ -40,12 +40,12 @@ def build_alexnet_2012(input_shape: InputShape, num_classes: int) -> nn.Module:
     )
     network = nn.Sequential(
         *features,
-        nn.Dropout(0.5),
         nn.Linear(flattened_size(features, input_shape), 4096),
         nn.ReLU(),
         nn.Dropout(0.5),
         nn.Linear(4096, 4096),
         nn.ReLU(),
+        nn.Dropout(0.5),
         nn.Linear(4096, num_classes),
     )
     for layer in network[:-1]:

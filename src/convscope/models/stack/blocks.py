@@ -1,6 +1,7 @@
 """Blocks that several networks share. All take and return [B, C, H, W] unless they say otherwise."""
 
 from collections import OrderedDict
+from functools import partial
 from math import prod
 
 import torch
@@ -54,13 +55,16 @@ def convolution_unit(
     *,
     stride: int = 1,
     activation: bool = True,
+    norm: bool = True,
 ) -> nn.Sequential:
-    """Return convolution of odd kernel, batch norm, ReLU; the convolution has no bias because the norm has one.
+    """Return convolution of odd kernel, batch norm, ReLU; with the norm, which has a bias, the convolution has none.
 
     Source: Ioffe and Szegedy, arXiv:1502.03167, section 3.2.
     """
-    convolution = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)
-    layers: OrderedDict[str, nn.Module] = OrderedDict(conv=convolution, norm=nn.BatchNorm2d(out_channels))
+    convolution = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=not norm)
+    layers: OrderedDict[str, nn.Module] = OrderedDict(conv=convolution)
+    if norm:
+        layers["norm"] = nn.BatchNorm2d(out_channels)
     if activation:
         layers["relu"] = nn.ReLU()
     return nn.Sequential(layers)
@@ -190,20 +194,21 @@ class SqueezeExcitation(nn.Module):
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions with batch norm, whose output is added to their input before the last ReLU.
 
-    Where channels or stride change, a 1x1 convolution with batch norm brings the input to the same shape.
+    Where channels or stride change, a 1x1 convolution with batch norm brings the input to the same shape. With
+    `norm=False` the block is the same without batch norms.
 
     Source: He et al., arXiv:1512.03385, figure 2 and option B.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1, norm: bool = True) -> None:
         super().__init__()
         self.residual = nn.Sequential(
-            convolution_unit(in_channels, out_channels, 3, stride=stride),
-            convolution_unit(out_channels, out_channels, 3, activation=False),
+            convolution_unit(in_channels, out_channels, 3, stride=stride, norm=norm),
+            convolution_unit(out_channels, out_channels, 3, activation=False, norm=norm),
         )
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or in_channels != out_channels:
-            self.shortcut = convolution_unit(in_channels, out_channels, 1, stride=stride, activation=False)
+            self.shortcut = convolution_unit(in_channels, out_channels, 1, stride=stride, activation=False, norm=norm)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [B, out_channels, ceil(H / stride), ceil(W / stride)]."""
@@ -216,14 +221,14 @@ class InceptionBlock(nn.Module):
 
     A quarter of the channels comes from the 1x1 branch, an eighth each from the 5x5 and the pool branch, and the rest,
     half, from the 3x3: the shares of GoogLeNet's first block (3a). So are the 1x1 reductions before the 3x3 (to 3/4 of
-    its channels) and the 5x5 (to half). With batch norm, as in later versions.
+    its channels) and the 5x5 (to half). With batch norm, as in later versions, or without, as in the first.
 
     Source: Szegedy et al., arXiv:1409.4842, figure 2b and table 1.
     """
 
     MIN_CHANNELS = 8
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, norm: bool = True) -> None:
         super().__init__()
         if out_channels < self.MIN_CHANNELS:
             raise UsageError(
@@ -232,10 +237,11 @@ class InceptionBlock(nn.Module):
             )
         ones, fives, pooled = out_channels // 4, out_channels // 8, out_channels // 8
         threes = out_channels - ones - fives - pooled
-        self.branch_1x1 = convolution_unit(in_channels, ones, 1)
-        self.branch_3x3 = _reduced(in_channels, threes * 3 // 4, threes, 3)
-        self.branch_5x5 = _reduced(in_channels, max(1, fives // 2), fives, 5)
-        self.branch_pool = nn.Sequential(max_pool(3, stride=1, padding=1), convolution_unit(in_channels, pooled, 1))
+        unit = partial(convolution_unit, norm=norm)
+        self.branch_1x1 = unit(in_channels, ones, 1)
+        self.branch_3x3 = nn.Sequential(unit(in_channels, threes * 3 // 4, 1), unit(threes * 3 // 4, threes, 3))
+        self.branch_5x5 = nn.Sequential(unit(in_channels, max(1, fives // 2), 1), unit(max(1, fives // 2), fives, 5))
+        self.branch_pool = nn.Sequential(max_pool(3, stride=1, padding=1), unit(in_channels, pooled, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [B, out_channels, H, W]."""
@@ -280,11 +286,6 @@ def too_small(input_shape: InputShape) -> UsageError:
 def flattened_size(layers: nn.Module, input_shape: InputShape) -> int:
     """Return the number of values that a flatten after these layers gives for one image."""
     return prod(output_shape(layers, input_shape))
-
-
-def _reduced(in_channels: int, reduced: int, out_channels: int, kernel: int) -> nn.Sequential:
-    """Return a 1x1 convolution to fewer channels and the convolution after it."""
-    return nn.Sequential(convolution_unit(in_channels, reduced, 1), convolution_unit(reduced, out_channels, kernel))
 
 
 def _pair(kernel: Kernel) -> tuple[int, int]:
