@@ -23,7 +23,7 @@ from convscope.pages.text import bytes_text, count_text, percent_text, seconds_t
 from convscope.results.run import mean_accuracy_of
 from convscope.storage.files import read_json, write_json
 from convscope.storage.run_folder import read_config
-from convscope.writeups.recipes import RECIPES
+from convscope.writeups.recipes import RECIPES, shortened
 
 OUT = Path(__file__).parents[1] / "docs" / "results.md"
 KEPT = Path(__file__).parent / "results" / "recipes.json"
@@ -52,7 +52,7 @@ FACTS = {
     "hardware": ("name", "device", "cpu_cores", "platform", "threads"),
     "versions": ("torch",),
 }
-RESULTS = ("accuracy", "train_seconds", "peak_memory_bytes")
+RESULTS = ("accuracy", "train_seconds", "peak_memory_bytes", "epochs")
 COMPARED = ("model", "accuracy", "std", "n_seeds", "num_params", "macs", "train_seconds")
 """What is kept of a run's run.json and results.json, and of each network of a comparison."""
 NONE = "–"
@@ -81,16 +81,19 @@ class Row:
         return statistics.mean(run.results["accuracy"]["value"] for run in self.runs)
 
     @property
+    def counts(self) -> dict[str, int]:
+        """The number of images in each split."""
+        return {split: sum(of) for split, of in self.runs[0].facts["data"]["class_counts"].items()}
+
+    @property
     def shortened(self) -> list[str]:
         """What was made smaller than the recipe says."""
-        wanted, config = RECIPES[self.recipe].config, self.runs[0].config
-        said = []
-        if config.train.epochs != wanted.train.epochs:
-            said.append(f"{config.train.epochs} of {wanted.train.epochs} epochs")
-        if config.data.per_class is not None:
-            counts = self.runs[0].facts["data"]["class_counts"]
-            said.append(f"{sum(counts['train']):,} training images")
-        return said
+        return shortened(RECIPES[self.recipe], self.runs[0].config, self.counts["train"])
+
+    @property
+    def epochs(self) -> str:
+        """What was trained, and for how many epochs."""
+        return "; ".join(dict.fromkeys(epochs_text(run.config, run.results.get("epochs")) for run in self.runs))
 
 
 def main() -> None:
@@ -126,7 +129,7 @@ def load_run(folder: Path) -> Run | None:
         recipe,
         replace(config, data=data, model=model),  # without the paths of this machine
         {part: {name: facts[part][name] for name in names} for part, names in FACTS.items()},
-        {name: results[name] for name in RESULTS},
+        {name: results.get(name) for name in RESULTS},
     )
 
 
@@ -143,6 +146,18 @@ def run_from_json(tree: Mapping[str, Any]) -> Run | None:
     config = config_from_json(tree["config"])
     recipe = recipe_of(config)
     return None if recipe is None else Run(recipe, config, tree["facts"], tree["results"])
+
+
+def epochs_text(config: RunConfig, trained: int | None) -> str:
+    """Return how many epochs were trained: none of a head that is fitted on the features of a frozen network.
+
+    Args:
+        trained: the last epoch, which --patience may have made an earlier one; None if the run did not record it.
+    """
+    start, last = config.train.unfreeze_at, trained or config.train.epochs
+    if not config.frozen or start == 1:
+        return str(last)
+    return "head fitted" if start is None else f"head fitted, then {last - start + 1}"
 
 
 def fixed_options(config: RunConfig) -> dict[str, Any]:
@@ -173,18 +188,27 @@ def group(runs: Iterable[Run | None]) -> list[Row]:
 def load_comparison(folder: Path) -> dict[str, Any]:
     """Return what the page says of a comparison."""
     comparison = read_json(folder / "comparison.json")
-    recorded = Path(comparison["models"][0]["runs"][0])
-    first = recorded if recorded.is_dir() else folder / recorded.name  # moved together
-    counts = read_json(first / "run.json")["data"]["class_counts"]
+    counts = read_json(first_run(comparison["models"][0], folder) / "run.json")["data"]["class_counts"]
     return {
         "data": comparison["data"],
         "split": comparison["split"],
         "images": comparison["n_images"],
         "training_images": sum(counts["train"]),
-        "epochs": read_config(first).train.epochs,
-        "models": [{name: model[name] for name in COMPARED} for model in comparison["models"]],
+        "models": [compared(model, folder) for model in comparison["models"]],
         "verdicts": [pair["sentence"] for pair in comparison["pairs"]],
     }
+
+
+def compared(model: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return what the page says of a network in a comparison."""
+    run = first_run(model, folder)
+    epochs = epochs_text(read_config(run), read_json(run / "results.json").get("epochs"))
+    return {name: model[name] for name in COMPARED} | {"epochs": epochs}
+
+
+def first_run(model: Mapping[str, Any], folder: Path) -> Path:
+    recorded = Path(model["runs"][0])
+    return recorded if recorded.is_dir() else folder / recorded.name  # moved together
 
 
 def newest(comparisons: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -204,8 +228,9 @@ def render(rows: Sequence[Row], comparisons: Iterable[Mapping[str, Any]]) -> str
         "",
         "Made by benchmarks/mission_table.py from run folders. The weights of the best epoch on validation data are",
         "measured on the test split, which chooses nothing. ± is the standard deviation over n seeds, or n splits",
-        "where that is said; an interval is Wilson's, 95 %, for other test images. Shortened runs say so, and their",
-        "accuracy is no match for the full recipe's.",
+        "where that is said; an interval is Wilson's, 95 %, for other test images. Where a recipe holds out no",
+        "validation images, the weights are those of the last epoch. Shortened runs say so, and their accuracy is no",
+        "match for the full recipe's. A head that is fitted on features of a frozen network takes no epochs.",
         "",
         "## Beside the write-ups",
         "",
@@ -224,18 +249,24 @@ def render(rows: Sequence[Row], comparisons: Iterable[Mapping[str, Any]]) -> str
 def systems_table(rows: Sequence[Row]) -> list[str]:
     cells = []
     for name, reported in REPORTED.items():
-        as_written = next((row for row in rows if row.recipe == name), None)
-        ours = [row for row in rows if row.recipe.startswith(f"{name}-")]
-        best = max(ours, key=lambda row: row.accuracy, default=None)
+        recipes = [recipe for recipe in RECIPES if recipe == name or recipe.startswith(f"{name}-")]
+        longest = [next((row for row in rows if row.recipe == recipe), None) for recipe in recipes]
+        found = [row for row in longest if row is not None]
+        as_written = [system_cell(row) for row in found if RECIPES[row.recipe].as_written]
+        best = max((row for row in found if not RECIPES[row.recipe].as_written), key=rank, default=None)
         model = RECIPES[name].config.model
         missing = TO_DOWNLOAD if model.pretrained else NONE
-        cells.append((name.upper(), model.name, reported, system_cell(as_written, missing), system_cell(best)))
-    return table(("", "network", "write-up", "same recipe", "ours, best"), cells)
+        ours = NONE if best is None else system_cell(best)
+        cells.append((name.upper(), model.name, reported, "; ".join(as_written) or missing, ours))
+    return table(("", "network", "write-up", "as written", "ours, best"), cells)
 
 
-def system_cell(row: Row | None, missing: str = NONE) -> str:
-    if row is None:
-        return missing
+def rank(row: Row) -> tuple[bool, float]:
+    """Return what makes one row better than another: a whole run, then accuracy."""
+    return not row.shortened, row.accuracy
+
+
+def system_cell(row: Row) -> str:
     recipe = "" if row.recipe in REPORTED else f"`{row.recipe}` "
     short = f"; shortened: {', '.join(row.shortened)}" if row.shortened else ""
     return f"{recipe}{accuracy_text(row)} (n = {count_of_runs(row)}{short})"
@@ -249,15 +280,14 @@ def recipes_table(rows: Sequence[Row]) -> list[str]:
         mean = mean_accuracy_of(correct=[round(r["accuracy"]["value"] * images) for r in results], n=images)
         seconds = [r["train_seconds"] for r in results if r["train_seconds"] is not None]
         memory = max((r["peak_memory_bytes"] for r in results if r["peak_memory_bytes"] is not None), default=None)
-        counts = row.runs[0].facts["data"]["class_counts"]
         cells.append(
             (
                 f"`{row.recipe}`",
-                data_name(row.runs[0]),
-                " / ".join(f"{sum(counts[part]):,}" for part in ("train", "validation", "test")),
-                str(row.runs[0].config.train.epochs) + (" (shortened)" if row.shortened else ""),
+                str(row.runs[0].facts["data"]["name"]),
+                " / ".join(f"{row.counts[split]:,}" for split in ("train", "validation", "test")),
+                row.epochs,
                 count_of_runs(row),
-                accuracy_text(row),
+                accuracy_text(row) + (f" (shortened: {', '.join(row.shortened)})" if row.shortened else ""),
                 f"{percent_text(mean.low, 2)} to {percent_text(mean.high, 2)}",
                 seconds_text(min(seconds, default=None)),
                 bytes_text(memory),
@@ -268,12 +298,6 @@ def recipes_table(rows: Sequence[Row]) -> list[str]:
         "most memory",
     )  # fmt: skip
     return table(columns, cells)
-
-
-def data_name(run: Run) -> str:
-    """Return what the images are called; CIFAR-10 from an archive of images is not the original bytes."""
-    name, suffix = str(run.facts["data"]["name"]), Path(run.config.data.source).suffix
-    return f"{name} (re-encoded)" if "jpeg" in name and suffix else name
 
 
 def count_of_runs(row: Row) -> str:
@@ -307,6 +331,7 @@ def comparison_lines(comparison: Mapping[str, Any]) -> list[str]:
     rows = [
         (
             model["model"],
+            model["epochs"],
             percent_text(model["accuracy"]["value"], 2),
             NONE if model["std"] is None else f"{100 * model['std']:.2f}",
             str(model["n_seeds"]),
@@ -319,10 +344,9 @@ def comparison_lines(comparison: Mapping[str, Any]) -> list[str]:
     return [
         f"## {', '.join(model['model'] for model in models)} on {comparison['data']}",
         "",
-        f"{comparison['training_images']:,} training images, {comparison['images']:,} {comparison['split']} "
-        f"images, {comparison['epochs']} epochs.",
+        f"{comparison['training_images']:,} training images, {comparison['images']:,} {comparison['split']} images.",
         "",
-        *table(("network", "accuracy", "std", "seeds", "parameters", "multiply-adds", "training"), rows),
+        *table(("network", "epochs", "accuracy", "std", "seeds", "parameters", "multiply-adds", "training"), rows),
         "",
         *(f"- {verdict}" for verdict in comparison["verdicts"]),
         "",

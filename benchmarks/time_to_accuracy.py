@@ -1,7 +1,7 @@
 """P3, P4, P5: a whole process, from the shell prompt to the evaluated run with its report, at a promised accuracy.
 
 python benchmarks/time_to_accuracy.py mnist-99 --data-dir MNIST_FOLDER
-python benchmarks/time_to_accuracy.py cifar-75 --data cifar10-jpeg.tar.xz
+python benchmarks/time_to_accuracy.py cifar-75 --data cifar10.zip
 
 What a frozen network made of the images is kept: the first run of cifar-90 with an empty cache takes all of the time.
 """

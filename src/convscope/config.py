@@ -19,7 +19,8 @@ ClassWeights = Literal["none", "balanced"]
 Augmentation = Literal["flip", "crop", "rotate", "zoom", "color", "erase", "mixup"]
 Resize = Literal["crop", "squash"]
 Interpolation = Literal["bilinear", "bicubic", "lanczos"]
-HeadKind = Literal["linear", "square-root"]
+HeadKind = Literal["linear", "square-root", "flatten"]
+NormalizeBy = Literal["data", "0.5"]
 Precision = Literal["float32", "bfloat16", "auto"]
 
 SPLIT_WITHOUT_TEST = (70.0, 15.0, 15.0)
@@ -104,7 +105,7 @@ class ModelConfig:
     stack: str | None = option(None, 'Network in one line, e.g. "conv 8 5x5; relu; linear 10".', NETWORK)
     pretrained: bool = option(False, "Start from published pretrained weights.", FIRST)
     weights: str | None = option(None, "Start from weights in a .safetensors or .pth file.", NETWORK)
-    head: HeadKind = option("linear", "Head: linear, or square-root (of the features).", NETWORK)
+    head: HeadKind = option("linear", "Head: linear, square-root (of features), or flatten (of feature maps).", NETWORK)
 
     def __post_init__(self) -> None:
         _check_values(self)
@@ -134,6 +135,7 @@ class TrainConfig:
     augment: tuple[str, ...] = option((), "Comma list: flip, crop, rotate, zoom, color, erase, mixup.", FIRST)
     class_weights: ClassWeights = option("none", "none, or balanced: each class counts the same.", TRAINING)
     normalize: bool = option(True, "Normalize by the mean and std of the training split.", TRAINING)
+    normalize_by: NormalizeBy = option("data", "Mean and std: of the data, or 0.5 (inputs in -1..1).", TRAINING)
     whiten: bool = option(False, "Compute the first layer from the images, not by training.", TRAINING)
     patience: int | None = option(None, "Stop after N epochs without a better validation result.", TRAINING, least=1)
     seed: int = option(0, "Seed of weights, image order, augmentation and dropout.", TRAINING, least=0)

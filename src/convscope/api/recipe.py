@@ -10,8 +10,9 @@ from convscope.progress import OnProgress, ignore_progress
 from convscope.results.run import RunResult
 from convscope.run.configure import data_source
 from convscope.run.start import run_config
+from convscope.storage.run_start import read_start
 from convscope.writeups.needs import RecipeNeeds, recipe_needs
-from convscope.writeups.recipes import RECIPES
+from convscope.writeups.recipes import RECIPES, shortened
 
 
 @process_unchanged()
@@ -62,7 +63,7 @@ def recipe(
             config.data,
             source=source,
             data_dir=folder,
-            per_class=per_class,
+            per_class=config.data.per_class if per_class is None else per_class,
             split_seed=split_seed,
             max_pixels=max_pixels,
             allow_truncated=allow_truncated,
@@ -71,9 +72,12 @@ def recipe(
         train=replace(config.train, seed=seed, epochs=config.train.epochs if epochs is None else epochs),
     )
     try:
-        return run_config(config, out=out, report=report, on_progress=on_progress)
+        result = run_config(config, out=out, report=report, on_progress=on_progress)
     except WeightsError as error:
         offline = f"{name.partition('-')[0]}-ours"
         if weights is not None or offline == name:
             raise
         raise WeightsError(f"{error}; the recipe that stands for it without: convscope recipe {offline}") from error
+    train_images = sum(read_start(Path(result.run))["data"]["class_counts"]["train"])
+    notes = [f"shortened: {what}" for what in shortened(RECIPES[name], config, train_images)]
+    return replace(result, notes=(*result.notes, *notes))

@@ -17,7 +17,7 @@ from convscope.models.networks.lenet5 import build_lenet5
 from convscope.models.networks.quick import build_quick, build_quick_wide
 from convscope.models.spec import InputShape, ModelSpec, PublishedPreprocessing
 from convscope.models.stack.notation import build_stack, parse_stack
-from convscope.models.surgery.head import set_square_root_head
+from convscope.models.surgery.head import set_flattened_head, set_square_root_head
 from convscope.models.zoo.catalog import build_network_shapes, find_network, find_zoo_spec, near_names
 from convscope.models.zoo.pretrained import load_trained
 from convscope.progress import OnProgress, ignore_progress
@@ -95,7 +95,7 @@ def build_model(
     if config.pretrained or config.weights is not None:
         published = None if config.name in MODELS else find_network(config.name)
         network = load_trained(network, config, published, input_shape, num_classes, on_progress)
-    return set_square_root_head(network) if config.head == "square-root" else network
+    return _with_head(network, config, input_shape, num_classes)
 
 
 def build_shapes(config: ModelConfig, input_shape: InputShape, num_classes: int | None) -> nn.Module:
@@ -113,12 +113,18 @@ def build_shapes(config: ModelConfig, input_shape: InputShape, num_classes: int 
     published = None if config.stack is not None or config.name in MODELS else find_network(config.name)
     if published is not None and num_classes is not None:
         network = build_network_shapes(published, input_shape, num_classes)
-        return set_square_root_head(network) if config.head == "square-root" else network
+        return _with_head(network, config, input_shape, num_classes)
     with torch.device("meta"), shapes_only():
         if config.stack is not None:
             return build_stack(parse_stack(config.stack), input_shape, num_classes)
         assert num_classes is not None
         return build_model(replace(config, pretrained=False, weights=None), input_shape, num_classes)
+
+
+def _with_head(network: nn.Module, config: ModelConfig, input_shape: InputShape, num_classes: int) -> nn.Module:
+    if config.head == "flatten":
+        return set_flattened_head(network, input_shape, num_classes)
+    return set_square_root_head(network) if config.head == "square-root" else network
 
 
 def find_model(name: str) -> ModelSpec:

@@ -14,6 +14,7 @@ from convscope.config import (
     HeadKind,
     Interpolation,
     ModelConfig,
+    NormalizeBy,
     Optimizer,
     Option,
     Precision,
@@ -70,6 +71,7 @@ class Options(TypedDict, total=False):
     augment: Sequence[Augmentation] | None
     class_weights: ClassWeights | None
     normalize: bool | None
+    normalize_by: NormalizeBy | None
     whiten: bool | None
     patience: int | None
     seed: int | None

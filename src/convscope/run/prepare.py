@@ -57,9 +57,13 @@ class Prepared:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """The preprocessing of images: that of the published weights, if there are any."""
+        """The preprocessing of images: that of the published weights, if there are any and no other is asked for."""
         published = published_preprocessing(self.config.model)
-        statistics = self.statistics if published is None else published.statistics(self.images.shape[0])
+        channels, *_ = self.images.shape
+        if self.config.train.normalize_by == "0.5":
+            statistics = (0.5,) * channels, (0.5,) * channels
+        else:
+            statistics = self.statistics if published is None else published.statistics(channels)
         return make_preprocessing(*statistics, normalize=self.config.train.normalize)
 
     @property

@@ -71,15 +71,15 @@ def _operations(config: RunConfig, recipe: Recipe, layers: Sequence[LayerCost]) 
     A frozen network sees each image once, in as many augmented copies as are asked for; in epochs in which stages of
     it learn again, what comes before the first of them is not computed again.
     """
-    images, train = recipe.images, config.train
+    train_images, validation_images, train = recipe.train_images, recipe.validation_images, config.train
 
     def epoch(learning: Sequence[LayerCost]) -> float:
-        return (TRAINING_PASSES * images.train + images.validation) * 2 * sum(layer.macs for layer in learning)
+        return (TRAINING_PASSES * train_images + validation_images) * 2 * sum(layer.macs for layer in learning)
 
     if not config.frozen:
         return train.epochs * epoch(layers)
     copies = train.augmented_copies if train.augment else 1
-    once = (copies * images.train + images.validation) * 2 * sum(layer.macs for layer in layers)
+    once = (copies * train_images + validation_images) * 2 * sum(layer.macs for layer in layers)
     if train.unfreeze_at is None:
         return once
     unfrozen = (at for at, layer in enumerate(layers) if any(lies_in(layer.name, stage) for stage in train.unfreeze))

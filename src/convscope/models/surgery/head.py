@@ -1,4 +1,4 @@
-"""The last layer of a network: finding it, training it alone, splitting it off, and giving it square roots."""
+"""The last layer of a network: finding it, training it alone, splitting it off, and replacing it."""
 
 import numpy as np
 import torch
@@ -6,6 +6,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from convscope.errors import UsageError
+from convscope.models.spec import InputShape
+from convscope.models.stack.blocks import flattened_size
 from convscope.torch_internals import shallow_copy
 
 SMALLEST = 1e-6
@@ -119,6 +121,26 @@ def set_square_root_head(network: nn.Module) -> nn.Module:
         head = SquareRootLinear(layer.in_features, layer.out_features, bias=layer.bias is not None)
     head.weight, head.bias = layer.weight, layer.bias
     network.set_submodule(name, head)
+    return network
+
+
+def set_flattened_head(network: nn.Module, input_shape: InputShape, num_classes: int) -> nn.Module:
+    """Put one dense layer on the flattened feature maps in place of all dense layers, in place; return the network.
+
+    Raises:
+        UsageError: it is not built like AlexNet and VGG of torchvision: features, pooling, several dense layers.
+    """
+    features, dense = (getattr(network, name, None) for name in ("features", "classifier"))
+    layers = list(dense) if isinstance(dense, nn.Sequential) else []
+    if not isinstance(features, nn.Sequential) or sum(isinstance(layer, nn.Linear) for layer in layers) < 2:
+        raise UsageError(
+            f"a {type(network).__name__} does not end in several dense layers as torchvision's alexnet and vgg16 do; "
+            "leave out --head flatten"
+        )
+    with next(network.parameters()).device:
+        head = nn.Linear(flattened_size(features, input_shape), num_classes)
+    network.set_submodule("avgpool", nn.Identity())  # which brought feature maps of all sizes to one
+    network.set_submodule("classifier", nn.Sequential(head))
     return network
 
 
