@@ -45,9 +45,10 @@ def main() -> None:
         "validation, test, checkpoints, model file, hardware measurement and report. The length is fixed beforehand. "
         "Medians (range); the last column relates operations of training and validation per second to a matrix product "
         "in the same number format, and is empty where what a frozen network made of the images is computed once.",
-        ("n seeds", "epochs", "whole process", "training alone", "test accuracy", "lowest", "of peak"),
+        ("data", "n seeds", "epochs", "whole process", "training alone", "test accuracy", "lowest", "of peak"),
         [
             [
+                results[0]["data"],
                 str(len(results)),
                 str(results[0]["epochs"]),
                 _range([result["whole_seconds"] for result in results]),
@@ -61,7 +62,17 @@ def main() -> None:
     )
 
 
-KEPT = ("seed", "accuracy", "epochs", "num_params", "macs", "whole_seconds", "train_seconds", "fraction_of_peak_flops")
+KEPT = (
+    "data",
+    "seed",
+    "accuracy",
+    "epochs",
+    "num_params",
+    "macs",
+    "whole_seconds",
+    "train_seconds",
+    "fraction_of_peak_flops",
+)
 
 
 def _range(seconds: list[float]) -> str:
