@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import numpy as np
 import torch
@@ -99,13 +100,15 @@ SLIPS: dict[str, Callable[[Digits, int, int], dict[str, float]]] = {
 }
 
 
-def load_digits() -> Digits:
-    """Return the digits of mnist5k."""
+@cache
+def load_digits(images: int) -> Digits:
+    """Return the digits of mnist5k, this many of them to train on."""
     config = DataConfig(source="mnist5k", split=(100.0, 0.0, 0.0))
-    images = load_images(config)
-    splits = make_splits(images, config)
-    x, labels = torch.from_numpy(images.images).permute(0, 3, 1, 2) / 255, torch.from_numpy(images.labels)
-    return x[splits.train], labels[splits.train], x[splits.test], labels[splits.test]
+    digits = load_images(config)
+    splits = make_splits(digits, config)
+    x, labels = torch.from_numpy(digits.images).permute(0, 3, 1, 2) / 255, torch.from_numpy(digits.labels)
+    chosen = splits.train[:: max(1, len(splits.train) // images)]  # they are in the order of the classes
+    return x[chosen], labels[chosen], x[splits.test], labels[splits.test]
 
 
 def train(network: nn.Module, digits: Digits, seed: int, epochs: int, *, lr: float = 1e-3) -> nn.Module:
@@ -138,8 +141,9 @@ def main(words: Sequence[str] | None = None) -> dict[str, list[float]]:
     parser.add_argument("slip", choices=SLIPS)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--images", type=int, default=4000, help="training images")
     options = parser.parse_args(words)
-    digits, values = load_digits(), dict[str, list[float]]()
+    digits, values = load_digits(options.images), dict[str, list[float]]()
     for seed in range(options.seeds):
         torch.manual_seed(seed)
         for name, value in SLIPS[options.slip](digits, seed, options.epochs).items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +24,10 @@ def main_of(name: str) -> Callable[..., None]:
 
 
 def test_every_example_is_tested() -> None:
-    here, elsewhere = {"train_your_own", "look_inside", "memory", "textbook_loop"}, {"score_map"}  # see test_convert.py
+    here, elsewhere = (
+        {"train_your_own", "look_inside", "memory", "textbook_loop", "slips"},
+        {"score_map"},
+    )  # see test_convert.py
     assert {path.stem for path in EXAMPLES.glob("*.py")} == here | elsewhere
 
 
@@ -64,3 +68,15 @@ def test_the_textbook_loop_gives_the_weights_of_a_run(tmp_path: Path) -> None:
     assert trained.keys() == network.state_dict().keys()
     for name, value in network.state_dict().items():
         assert torch.equal(trained[name], value), name
+
+
+def test_slips_are_measured() -> None:
+    """Every command of docs/where-the-write-ups-err.md, shorter; where a number is known, it is that one."""
+    page = (EXAMPLES.parent / "docs" / "where-the-write-ups-err.md").read_text()
+    named = re.findall(r"^    python examples/slips\.py (\S+)", page, flags=re.MULTILINE)
+    main, shorter = main_of("slips"), ["--seeds", "1", "--epochs", "1", "--images", "500"]
+    found: dict[str, Any] = {slip: main([slip, *shorter]) for slip in named}  # type: ignore[func-returns-value]
+    assert set(found) == {"dropout-at-test", "relu-on-logits", "loss-over-images", "rotation", "softmax-twice"}
+    assert all(0 < value < 100 for values in found.values() for (value,) in values.values())
+    (mean,), (slip_loss,) = found["loss-over-images"].values()
+    assert mean / slip_loss == pytest.approx(1000 / 16, rel=0.05)

@@ -1,4 +1,4 @@
-"""The README is true: its commands exist with the options shown, and its Python runs."""
+"""The README and the page on the write-ups are true: their commands exist with the options shown, and Python runs."""
 
 from __future__ import annotations
 
@@ -6,26 +6,29 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 
 from convscope.cli import build_app
+from tests.support import run_convscope
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+WRITE_UPS = (ROOT / "docs" / "where-the-write-ups-err.md").read_text()
 
 
-def commands() -> list[list[str]]:
-    """Return the convscope command lines of the README's indented blocks, as words."""
+def commands_of(page: str) -> list[list[str]]:
+    """Return the convscope command lines of the indented blocks, as words."""
     found = []
-    for line in re.findall(r"^    (.*)$", README, flags=re.MULTILINE):
+    for line in re.findall(r"^    (.*)$", page, flags=re.MULTILINE):
         for piece in re.split(r"\s{2,}|#", line):
             if piece.startswith("convscope "):
                 found.append(shlex.split(piece.replace("[", "").replace("]", ""))[1:])
     return found
 
 
-@pytest.mark.parametrize("words", commands(), ids=" ".join)
+@pytest.mark.parametrize("words", commands_of(README + WRITE_UPS), ids=" ".join)
 def test_a_command_exists_with_its_options(words: list[str]) -> None:
     command = typer.main.get_command(build_app())
     while hasattr(command, "commands"):
@@ -35,7 +38,17 @@ def test_a_command_exists_with_its_options(words: list[str]) -> None:
 
 
 def test_there_are_commands_to_check() -> None:
-    assert len(commands()) >= 10
+    assert len(commands_of(README)) >= 10
+
+
+def test_what_is_said_of_the_write_ups_is_what_quick_commands_print(capsys: pytest.CaptureFixture[str]) -> None:
+    printed = ""
+    for words in commands_of(WRITE_UPS):
+        if words[0] == "budget":
+            printed += run_convscope(capsys, *words)[1]
+    for figure in ("903,400", "180,200", "526.00 MB", "36.00 MB", "3.61 MB", "14.05 MB", "101,770", "8,490"):
+        assert figure in printed
+    assert str(float(np.float32(0.7364))) in WRITE_UPS
 
 
 def test_the_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
