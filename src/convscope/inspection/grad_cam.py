@@ -11,6 +11,7 @@ from convscope.models.eval_mode import eval_mode
 from convscope.results.panels import Heat, Panel
 
 SHOWN_CLASSES = 3
+SCALE = "white: no support\nwarm: the most of the image, each class on a scale of its own"
 
 
 def inspect_grad_cam(subject: Subject) -> tuple[Panel, ...]:
@@ -22,7 +23,8 @@ def inspect_grad_cam(subject: Subject) -> tuple[Panel, ...]:
         + ("" if heat.any() else "\nno place supports it")
         for k, heat in zip(best, heats, strict=True)
     )
-    return (Heat(f"Evidence for the most probable classes, at layer {layer}", subject.image, heats, tuple(captions)),)
+    title = f"Evidence for the most probable classes, at layer {layer}"
+    return (Heat(title, subject.image, heats, tuple(captions), scale=SCALE),)
 
 
 def grad_cam(subject: Subject, classes: tuple[int, ...]) -> tuple[str, tuple[NDArray[np.float32], ...]]:

@@ -13,8 +13,11 @@ PATCHES_PER_SIDE = 6
 """Patches that fit along a side of the image."""
 QUICK_MACS = 300_000_000
 """Networks with fewer operations use steps of half a patch: four times as many images."""
+FULL_COLOUR = 0.5
+"""Change of the probability that gets the full colour, whatever the image: small changes stay pale."""
 MIN_DROP = 0.1
 """Percentage points; if no patch lowers the probability by this much, the caption says so."""
+SCALE = f"blue: rises by {100 * FULL_COLOUR:g} points or more\nwarm: falls by {100 * FULL_COLOUR:g} points or more"
 BATCH_MACS = 4_000_000_000
 """Operations of one batch, which bounds the memory."""
 
@@ -34,9 +37,8 @@ def inspect_occlusion(subject: Subject) -> tuple[Panel, ...]:
         else f"no place lowers it by {MIN_DROP:g} points"
     )
     caption = f"for {name}\nprobability {100 * subject.probabilities[subject.predicted]:.1f} %\n{worst}"
-    return (
-        Heat(f"Drop in probability under a gray patch of {patch} × {patch} pixels", subject.image, (heat,), (caption,)),
-    )
+    title = f"Drop in probability under a gray patch of {patch} × {patch} pixels"
+    return (Heat(title, subject.image, (heat,), (caption,), full_colour=FULL_COLOUR, scale=SCALE),)
 
 
 def occlusion(subject: Subject, label: int, *, patch: int, step: int, batch_size: int) -> NDArray[np.float32]:

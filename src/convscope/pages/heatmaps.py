@@ -15,6 +15,8 @@ MANY = 64
 MIN_HEAT_PX = 224
 """A smaller image is enlarged to about this size, so that the heat map over it is smooth."""
 HEAT_OPACITY = 0.75
+BAR_PX = (224, 24)
+"""Width and height of the bar of a heat map's colours."""
 SMALL_IMAGE_PX = 100
 """Smaller images are enlarged pixel by pixel; larger ones are photos, and the browser smooths them."""
 PHOTO_QUALITY = 85
@@ -56,23 +58,37 @@ def encode_maps(maps: NDArray[np.float32]) -> Pixels:
     return image_uri(image), max(image.size)
 
 
-def encode_heat(pixels: NDArray[np.uint8], heat: NDArray[np.float32] | None) -> Pixels:
-    """Return an image, uint8 [H, W, C], in pale gray under a heat map [h, w]; without one, unchanged."""
+def encode_heat(
+    pixels: NDArray[np.uint8], heat: NDArray[np.float32] | None, *, full_colour: float | None = None
+) -> Pixels:
+    """Return an image, uint8 [H, W, C], in pale gray under a heat map [h, w]; without one, unchanged.
+
+    Args:
+        full_colour: absolute value from which on the colour is full; None: the largest.
+    """
     image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     enlargement = -(-MIN_HEAT_PX // max(image.size))
     image = image.resize((image.width * enlargement, image.height * enlargement), Image.Resampling.NEAREST)
     image.thumbnail((MAX_LARGE_PX, MAX_LARGE_PX))
     if heat is None:
         return image_uri(image), max(image.size)
-    under = 127.5 + np.asarray(image.convert("L"), np.float32)[..., None] / 2
-    largest = float(np.abs(heat).max()) or 1.0
-    smooth = np.asarray(
-        Image.fromarray((heat / largest).astype(np.float32)).resize(image.size, Image.Resampling.BILINEAR)
-    )
-    strength = HEAT_OPACITY * np.abs(smooth)[..., None]
-    colour = np.where(smooth[..., None] > 0, np.array(POSITIVE, np.float32), np.array(NEGATIVE, np.float32))
-    blended = np.round((1 - strength) * under + strength * colour).astype(np.uint8)
-    return image_uri(Image.fromarray(blended)), max(image.size)
+    under = (127.5 + np.asarray(image.convert("L"), np.float32)[..., None] / 2).astype(np.float32)
+    scaled = np.clip(heat / (full_colour or float(np.abs(heat).max()) or 1.0), -1, 1).astype(np.float32)
+    smooth = np.asarray(Image.fromarray(scaled).resize(image.size, Image.Resampling.BILINEAR))
+    return image_uri(Image.fromarray(_tinted(under, smooth))), max(image.size)
+
+
+def encode_bar(*, signed: bool) -> Pixels:
+    """Return a bar of all colours of a heat map over white: from none, or where `signed` from full blue, to full."""
+    scaled = np.tile(np.linspace(-1 if signed else 0, 1, BAR_PX[0], dtype=np.float32), (BAR_PX[1], 1))
+    return image_uri(Image.fromarray(_tinted(np.full((*scaled.shape, 1), 255, np.float32), scaled))), BAR_PX[0]
+
+
+def _tinted(under: NDArray[np.float32], scaled: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return gray pixels [H, W, 1] of 0..255 under the colours of values [H, W] of -1..1, uint8 [H, W, 3]."""
+    strength = HEAT_OPACITY * np.abs(scaled)[..., None]
+    colour = np.where(scaled[..., None] > 0, np.array(POSITIVE, np.float32), np.array(NEGATIVE, np.float32))
+    return np.round((1 - strength) * under + strength * colour).astype(np.uint8)
 
 
 def _shrunk(maps: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:

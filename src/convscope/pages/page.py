@@ -20,7 +20,7 @@ from convscope.errors import RunError
 from convscope.pages import charts, heatmaps
 from convscope.pages.section import RecordedRun, Section
 from convscope.pages.sections import SECTIONS
-from convscope.pages.text import UNKNOWN, accuracy_text, printable, time_text
+from convscope.pages.text import UNKNOWN, headline_text, printable, time_text
 from convscope.results.panels import Curves, FeatureMaps, Heat, ImageGrid, Intervals, Matrix, Panel, Scatter, Table
 from convscope.storage.files import write_bytes
 
@@ -68,7 +68,7 @@ def _heading(run: RecordedRun) -> dict[str, str]:
     facts = run.facts
     return {
         "title": f"{facts['model']['name']} on {facts['data']['name']}",
-        "headline": f"Accuracy on the test split: {accuracy_text(run.results['accuracy'])}" if run.results else "",
+        "headline": headline_text(run.results) if run.results else "",
         "origin": f"Run {run.name}, started {time_text(facts['created'])}, convscope {facts['convscope']}",
     }
 
@@ -140,8 +140,12 @@ def _large_images(panel: FeatureMaps | Heat) -> list[dict[str, Any]]:
     if isinstance(panel, FeatureMaps):
         encoded, captions = [heatmaps.encode_maps(maps) for maps in panel.maps], panel.captions
     else:
-        encoded = [heatmaps.encode_heat(panel.image, heat) for heat in (None, *panel.heats)]
+        heats = (None, *panel.heats)
+        encoded = [heatmaps.encode_heat(panel.image, heat, full_colour=panel.full_colour) for heat in heats]
         captions = ("the image", *panel.captions)
+        if panel.scale:
+            encoded.append(heatmaps.encode_bar(signed=any((heat < 0).any() for heat in panel.heats)))
+            captions = (*captions, panel.scale)
     return [_image(*image, caption) for image, caption in zip(encoded, captions, strict=True)]
 
 

@@ -132,12 +132,16 @@ class Heat:
         image: uint8 [H, W, C], C 1 or 3.
         heats: float32 [h, w] each, stretched over the whole image; negative values count against.
         captions: one per heat map; may have several lines.
+        full_colour: absolute value from which on the colour is full; None: the largest of each heat map.
+        scale: what the ends of the colour bar mean; may have several lines; "": no bar.
     """
 
     title: str
     image: NDArray[np.uint8]
     heats: tuple[NDArray[np.float32], ...]
     captions: tuple[str, ...]
+    full_colour: float | None = None
+    scale: str = ""
 
 
 Item = TypeVar("Item")
