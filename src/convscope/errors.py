@@ -3,6 +3,7 @@
 ConvscopeError
 ├── UsageError              a name or an option that is not valid              exit 2
 ├── DataError               images or labels that cannot be read or used        exit 1
+│   ├── NoLabels            images without a class
 │   └── DownloadError       a file that could not be fetched whole
 ├── RunError                a run folder that cannot be written, read or used     exit 1
 │   ├── RunLocked           another process is writing this run folder
@@ -33,6 +34,10 @@ class UsageError(ConvscopeError):
 
 class DataError(ConvscopeError):
     """Images, labels or archives that cannot be read or used."""
+
+
+class NoLabels(DataError):
+    """Images of which none has a class."""
 
 
 class DownloadError(DataError):

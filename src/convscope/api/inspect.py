@@ -12,13 +12,16 @@ from torch import nn
 from convscope import __version__
 from convscope.config import MAX_PIXELS
 from convscope.data.batches import Preprocessing
+from convscope.data.dataset import ImageSet
 from convscope.data.decode.decode import decode_rgb
 from convscope.data.decode.files import unreadable
 from convscope.data.decode.resize import Resizing, resize_image
 from convscope.data.names import printable
+from convscope.data.splits import Splits
 from convscope.device import choose_device, configure_threads, process_unchanged
 from convscope.errors import DataError, UsageError
 from convscope.evaluation.predict import predict_indices
+from convscope.evaluation.records import shown_order
 from convscope.inference.model_file import fit_for, load_published
 from convscope.inspection import INSPECTIONS, Evidence, Subject
 from convscope.inspection.feature_maps import layer_calls
@@ -29,7 +32,8 @@ from convscope.pages.page import render_page
 from convscope.pages.section import Section
 from convscope.progress import OnProgress, Progress, ignore_progress
 from convscope.results.prediction import Skipped
-from convscope.run.prepare import calibration_indices, load_run_data
+from convscope.run.own_data import load_run_data
+from convscope.run.prepare import calibration_indices
 from convscope.storage.files import write_bytes
 from convscope.storage.run_folder import read_config
 
@@ -64,6 +68,7 @@ def inspect(
     image: str | Path | None = None,
     layer: str | None = None,
     channel: int | None = None,
+    moved_to: str | Path | None = None,
     out: str | Path | None = None,
     max_pixels: int = MAX_PIXELS,
     allow_truncated: bool = False,
@@ -74,8 +79,9 @@ def inspect(
 
     Args:
         target: run folder of a finished run, or the name of a network with published weights.
-        image: file of any image; None looks at the first test image of the run, and at its data as well.
+        image: file of any image; None looks at the image that the run's report shows inside, and at its data as well.
         layer: name of a layer or block to look at closely; None shows all layers.
+        moved_to: where the run's data are now, if they were moved.
         max_pixels, allow_truncated: which images are accepted, see DataConfig.
         out: the page to write; None is inspection.html in the run folder, or inspection-MODEL.html here.
 
@@ -94,7 +100,7 @@ def inspect(
     own_image = None
     if image is not None:
         own_image = _load_image(Path(image), fit, max_pixels=max_pixels, allow_truncated=allow_truncated)
-    subject, name = _subject(saved, run, own_image, choose_device(device), on_progress)
+    subject, name = _subject(saved, run, own_image, choose_device(device), moved_to, on_progress)
     subject = replace(subject, layer=layer, channel=channel)
     name = str(image or name)
     calls = layer_calls(subject)
@@ -119,16 +125,23 @@ def inspect(
 
 
 def _subject(
-    saved: SavedModel, run: Path, image: NDArray[np.uint8] | None, device: torch.device, on_progress: OnProgress
+    saved: SavedModel,
+    run: Path,
+    image: NDArray[np.uint8] | None,
+    device: torch.device,
+    moved_to: str | Path | None,
+    on_progress: OnProgress,
 ) -> tuple[Subject, str]:
-    """Return what is looked at and the id of the image; without an image the first that the run was measured on."""
+    """Return what is looked at and the id of the image; without an image the one that the run's report shows."""
     network, preprocessing = saved.network.to(device), Preprocessing(saved.mean, saved.std)
     if image is not None:
         return Subject(network, preprocessing, saved.class_names, image, device), ""
-    evidence = _evidence(run, network, preprocessing, device, on_progress)
-    images, first = evidence.images, evidence.indices[0]
-    subject = Subject(network, preprocessing, saved.class_names, images.images[first], device, evidence=evidence)
-    return subject, images.ids[first]
+    config = read_config(run)
+    data = load_run_data(run, config, on_progress, verb="inspect", moved_to=moved_to)
+    evidence = _evidence(data, network, preprocessing, device, on_progress)
+    images, shown = evidence.images, evidence.indices[shown_order(len(evidence.indices), config.train.seed)[0]]
+    subject = Subject(network, preprocessing, saved.class_names, images.images[shown], device, evidence=evidence)
+    return subject, images.ids[shown]
 
 
 def compute_sections(subject: Subject, on_progress: OnProgress) -> dict[str, Section]:
@@ -146,10 +159,14 @@ def compute_sections(subject: Subject, on_progress: OnProgress) -> dict[str, Sec
 
 
 def _evidence(
-    run: Path, network: nn.Module, preprocessing: Preprocessing, device: torch.device, on_progress: OnProgress
+    data: tuple[ImageSet, Splits],
+    network: nn.Module,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    on_progress: OnProgress,
 ) -> Evidence:
     """Return the data of a run and what its network says of them."""
-    images, splits = load_run_data(run, read_config(run), on_progress)
+    images, splits = data
     split = "test" if len(splits.test) else "validation"
     on_progress(Progress(f"evaluating on the {split} split", 0, None))
     validation = calibration_indices(splits)
@@ -193,7 +210,7 @@ def _heading(saved: SavedModel, subject: Subject, name: str) -> dict[str, str]:
     prediction = f"Predicted class: {label}, with probability {100 * probability:.1f} %"
     if evidence is not None:
         image = f"{evidence.split} image {image}"
-        prediction += f"; actual class: {saved.class_names[evidence.images.labels[evidence.indices[0]]]}"
+        prediction += f"; actual class: {saved.class_names[evidence.images.labels[evidence.images.ids.index(name)]]}"
     shape = " × ".join(map(str, saved.input_shape))
     return {
         "title": f"Inside {saved.name}: {image}",

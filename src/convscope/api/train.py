@@ -44,7 +44,8 @@ def resume(
     """Continue a run from its newest whole checkpoint; the result is bit-identical to a run without interruption.
 
     Args:
-        data, model: what the caller believes the run to be; checked when given.
+        data: where the run's images are now, if they were moved; they must be the same.
+        model: what the caller believes the run to be; checked when given.
 
     Raises:
         ResumeMismatch: the data set, its classes or the model are not those the run was started with.

@@ -5,13 +5,17 @@ from typing import Annotated
 
 import typer
 
-from convscope.cli.console import print_result, start
+from convscope.cli.console import print_result, print_skipped, start
 from convscope.cli.options import Json
+
+MOST_SKIPPED = 20
+"""Skipped files that are printed; skipped.csv and --json have all of them."""
 
 
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
-    data: Annotated[str | None, typer.Argument(help="Other data with the same classes.")] = None,
+    data: Annotated[str | None, typer.Argument(help="Other data with classes that the network knows.")] = None,
+    moved_to: Annotated[str | None, typer.Option("--data", help="Where the run's own data are now.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     as_json: Json = False,
 ) -> None:
@@ -19,5 +23,7 @@ def evaluate(
     with start(as_json) as on_progress:
         import convscope
 
-        result = convscope.evaluate(run, data, device=device, on_progress=on_progress)
+        result = convscope.evaluate(run, data, moved_to=moved_to, device=device, on_progress=on_progress)
+    if result.other_data is not None:
+        print_skipped(result.other_data.skipped, most=MOST_SKIPPED)
     print_result(result, as_json=as_json, report=False)

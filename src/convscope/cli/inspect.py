@@ -14,10 +14,11 @@ from convscope.cli.options import Json, takes_options
 def inspect(
     target: Annotated[str, typer.Argument(help="Run folder, or a network with published weights by name.")],
     image: Annotated[
-        Path | None, typer.Option(help="Image to look at (default: the first test image, and the data too).")
+        Path | None, typer.Option(help="Image to look at (default: the one in the report, and the data too).")
     ] = None,
     layer: Annotated[str | None, typer.Option(help="Layer or block to look at closely; --json lists them.")] = None,
     channel: Annotated[int | None, typer.Option(help="Channel of the layer to look at closely.")] = None,
+    moved_to: Annotated[str | None, typer.Option("--data", help="Where the run's own data are now.")] = None,
     out: Annotated[Path | None, typer.Option(help="Page to write (default: RUN/inspection.html).")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     as_json: Json = False,
@@ -33,6 +34,7 @@ def inspect(
             image=image,
             layer=layer,
             channel=channel,
+            moved_to=moved_to,
             out=out,
             device=device,
             on_progress=on_progress,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from convscope.cli.console import error_console, print_json, print_table, print_text
+from convscope.cli.console import print_json, print_skipped, print_table, print_text
 from convscope.cli.options import Json, takes_options
 from convscope.errors import DataError
 from convscope.progress import Progress
@@ -72,10 +72,7 @@ def _print(result: PredictionResult) -> None:
         columns = ("image", "prediction", *(f"{number}." for number in range(1, most + 1)))
         rows = [(prediction.path, prediction.label, *_shares(prediction)) for prediction in result.predictions]
         print_table(columns, rows)
-    if result.skipped:
-        print_text(f"{len(result.skipped)} file(s) skipped:", note=True)
-        rows = [(item.file, item.reason, item.remedy) for item in result.skipped]
-        print_table(("file", "reason", "remedy"), rows, console=error_console())
+    print_skipped(result.skipped)
     if result.ignored:
         print_text(f"{result.ignored} file(s) that are never images ignored", note=True)
 

@@ -68,15 +68,31 @@ def find_duplicates(images: NDArray[np.uint8], digests: NDArray[np.uint64] | Non
     equal = equal_groups((pixel_digests(images) if digests is None else digests).tolist())
     if min(images.shape[1:3]) < LEAST_PX:
         return group_duplicates(equal, None)
-    distinct = np.unique(equal)
+    return group_duplicates(equal, _sign(images, np.unique(equal)))
+
+
+def find_known(
+    images: NDArray[np.uint8], digests: NDArray[np.uint64], known: NDArray[np.uint8], known_digests: NDArray[np.uint64]
+) -> NDArray[np.bool_]:
+    """Return which images, uint8 [N, H, W, C], are duplicates or near duplicates of known ones, [M, H, W, C]."""
+    equal = equal_groups([*known_digests.tolist(), *digests.tolist()])
+    signatures = None
+    if min(images.shape[1:3]) >= LEAST_PX:
+        signatures = np.concatenate([_sign(each, np.arange(len(each))) for each in (known, images)])
+    groups = group_duplicates(equal, signatures).groups
+    return np.isin(groups[len(known) :], groups[: len(known)])
+
+
+def _sign(images: NDArray[np.uint8], chosen: NDArray[np.int64]) -> Floats:
+    """Return the signatures of the chosen images, float32 [N, F]; those of others are zeros."""
     signatures = np.zeros((len(images), _SIDE * _SIDE * images.shape[3]), np.float32)
 
     def sign(rows: slice) -> None:
-        for index in distinct[rows]:
+        for index in chosen[rows]:
             signatures[index] = signature_of(images[index])
 
-    map_slices(sign, len(distinct))
-    return group_duplicates(equal, signatures)
+    map_slices(sign, len(chosen))
+    return signatures
 
 
 def equal_groups(keys: Iterable[Hashable]) -> NDArray[np.int64]:

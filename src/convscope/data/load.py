@@ -55,18 +55,22 @@ DATASETS: dict[str, Source] = {
 }
 
 
-def load_images(config: DataConfig, on_progress: OnProgress = ignore_progress) -> ImageSet:
+def load_images(config: DataConfig, on_progress: OnProgress = ignore_progress, *, to_train: bool = True) -> ImageSet:
     """Return the images of a named data set, a folder, an archive or a CSV, at the configured size.
+
+    Args:
+        to_train: refuse data that no classifier can be trained on, as they have one class or an empty one.
 
     Raises:
         UsageError: the name is unknown and no such folder or file exists.
+        NoLabels: there are images, but none of a class.
         DataError: the files are missing, broken or hold nothing usable.
     """
     if config.source in DATASETS:
         return _resize(_limit(DATASETS[config.source].load(config, on_progress), config), config)
     path, cache = existing_path(config.source), load_cache(config)
     with open_image_files(path, Listing(), cache) as files:
-        return _limit(build_dataset(files, config, cache, on_progress), config)
+        return _limit(build_dataset(files, config, cache, on_progress, to_train=to_train), config)
 
 
 def existing_path(source: str) -> Path:

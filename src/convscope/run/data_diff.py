@@ -18,7 +18,7 @@ def write_digests(run: Path, images: ImageSet) -> None:
 
 
 def describe_change(run: Path, images: ImageSet) -> str:
-    """Return what is missing, new or different, as "; missing: a.jpg, b.jpg and 4 more"; "" if no change is found."""
+    """Return what differs, as "; 6 of 90 images differ; missing: a.jpg, b.jpg and 4 more"; "" if nothing does."""
     rows = read_csv(run / "split.csv")
     labels = {row["image"]: row["label"] for row in rows}
     digests = np.load(run / DIGESTS, allow_pickle=False) if (run / DIGESTS).exists() else None
@@ -32,7 +32,9 @@ def describe_change(run: Path, images: ImageSet) -> str:
             changes["other label"].append(image)
         elif before is not None and before[image] != digest:
             changes["other content"].append(image)
-    return "".join(f"; {kind}: {_listed(names)}" for kind, names in changes.items() if names)
+    gone = sum(len(names) for kind, names in changes.items() if kind != "new")
+    listed = "".join(f"; {kind}: {_listed(names)}" for kind, names in changes.items() if names)
+    return f"; {gone:,} of {len(rows):,} images differ{listed}" if listed else ""
 
 
 def _listed(images: list[str]) -> str:

@@ -1,7 +1,6 @@
 """The first half of a run: data, splits, network and device."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,16 +19,14 @@ from convscope.device import (
     release_freed_memory,
     threads_for_step,
 )
-from convscope.errors import DataError, UsageError
+from convscope.errors import UsageError
 from convscope.memory.macs import count_macs
 from convscope.models import build_model, published_preprocessing
 from convscope.models.saved import channels_last
 from convscope.models.surgery.first_layer import whiten_first_layer
 from convscope.models.zoo.pretrained import fetch_weights
 from convscope.progress import OnProgress
-from convscope.run.data_diff import describe_change
 from convscope.seeds import derive_seed, permutation
-from convscope.storage.run_start import read_start
 
 WHITENING_IMAGES = 2000
 """Most training images from whose patches the first layer is computed."""
@@ -120,18 +117,3 @@ def calibration_indices(splits: Splits) -> NDArray[np.int64]:
     """Return the validation images to fit a temperature on; none if the results are measured on that split."""
     validation = splits.validation if len(splits.test) else splits.validation[:0]
     return validation[permutation(len(validation), "calibration")[:CALIBRATION_IMAGES]]
-
-
-def load_run_data(run: Path, config: RunConfig, on_progress: OnProgress) -> tuple[ImageSet, Splits]:
-    """Return the images of a run and their splits.
-
-    Raises:
-        DataError: they have changed since the run was made.
-    """
-    images = load_images(config.data, on_progress)
-    if images.fingerprint != read_start(run)["data"]["fingerprint"]:
-        raise DataError(
-            f"{config.data.source} has changed since {run} was trained on it{describe_change(run, images)}; "
-            f"to evaluate on the new images, name them: convscope evaluate {run} {config.data.source}"
-        )
-    return images, make_splits(images, config.data)

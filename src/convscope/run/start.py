@@ -1,5 +1,7 @@
 """Starting a run from its configuration, or resuming it from a checkpoint."""
 
+import shlex
+from dataclasses import replace
 from pathlib import Path
 
 from convscope.config import RunConfig
@@ -7,9 +9,9 @@ from convscope.device import process_unchanged
 from convscope.errors import ResumeMismatch
 from convscope.progress import OnProgress, Progress, ignore_progress
 from convscope.results.run import RunResult
-from convscope.run.configure import data_source
 from convscope.run.finish import finish
 from convscope.run.fit_memory import fit_into_memory
+from convscope.run.own_data import as_recorded, check_there, move_data
 from convscope.run.prepare import prepare
 from convscope.run.record import check_same, read_plan, write_plan, write_start
 from convscope.storage.run_folder import check_out, create_run_folder, locked, read_config
@@ -57,10 +59,12 @@ def resume_run(
     config = read_config(run)
     if model is not None and model != config.model.name:
         raise ResumeMismatch(f"{run} trains model {config.model.name!r}, not {model!r}; start a new run for it")
-    if data is not None and data_source(data) != config.data.source:
-        raise ResumeMismatch(f"{run} trains on {config.data.source!r}, not {data!r}; start a new run for it")
+    if data is not None:
+        config = move_data(run, config, data)
+    check_there(run, config, f"convscope train --resume {shlex.quote(str(run))} --data PATH")
     with locked(run):
         prepared = prepare(config, on_progress)
+        prepared = replace(prepared, images=as_recorded(run, prepared.images))
         check_same(run, prepared)
         plan = read_plan(run, config)
         return finish(run, prepared, plan, report=report, resume=True, on_progress=on_progress)

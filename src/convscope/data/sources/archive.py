@@ -23,9 +23,10 @@ from typing import IO, Any, Self, cast
 
 from convscope.data.decode.cache import DecodeCache
 from convscope.data.decode.files import MAX_FILE_BYTES, Entry, Listing, Stamp, stamp_of
+from convscope.data.decode.formats import sniff
 from convscope.data.names import is_ignored, printable
 from convscope.data.sources.labels import folders_above
-from convscope.errors import DataError
+from convscope.errors import DataError, NoLabels
 from convscope.results.prediction import Skipped
 
 MAX_MEMBERS = 500_000
@@ -258,6 +259,8 @@ def _tar_entries(name: str, file: IO[bytes], head: bytes, listing: Listing, stam
     opener = next((opener for magic, opener in _OPENERS.items() if head.startswith(magic)), None)
     if opener is None and not _is_tar(head):
         kind = next((kind for magic, kind in _OTHER_ARCHIVES.items() if head.startswith(magic)), None)
+        if sniff(head) is not None:
+            raise NoLabels(f"{name} is one image, without a label; expected a folder or an archive of class folders")
         found = f"a {kind} archive" if kind else "neither a zip nor a tar"
         raise DataError(
             f"{name} is {found}; expected zip, tar, tar.gz, tar.xz or tar.bz2. Unpack it and give the folder"

@@ -22,10 +22,16 @@ PROGRESS_STEP = 256
 """Images between two progress reports."""
 
 
-def build_dataset(files: ImageFiles, config: DataConfig, cache: DecodeCache, on_progress: OnProgress) -> ImageSet:
+def build_dataset(
+    files: ImageFiles, config: DataConfig, cache: DecodeCache, on_progress: OnProgress, *, to_train: bool = True
+) -> ImageSet:
     """Return the labelled images among some files; what the cache holds of them is not decoded again.
 
+    Args:
+        to_train: refuse what no classifier can be trained on; see `check_classes`.
+
     Raises:
+        NoLabels: there are images, but none of a class.
         DataError: there are fewer than two classes, a class without an image, or splits with different classes.
     """
     if not (isinstance(files.entries, list) and cache.is_of(files.entries)):
@@ -36,7 +42,7 @@ def build_dataset(files: ImageFiles, config: DataConfig, cache: DecodeCache, on_
     used = {(name, stamp): item for (name, stamp), item in accepted.items() if name in labels}
     skipped = sorted([*files.listing.skipped, *refused.values(), *without_label], key=lambda item: item.file)
     class_names, class_notes = check_classes(
-        files.name, rule, Counter(labels.values()), skipped, drop_empty=config.drop_empty
+        files.name, rule, Counter(labels.values()), skipped, drop_empty=config.drop_empty, to_train=to_train
     )
     number_of = {class_name: number for number, class_name in enumerate(class_names)}
     notes = (*_size_notes(used.values(), config), *class_notes, *_image_notes(used))

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from convscope.data.names import printable
-from convscope.errors import DataError
+from convscope.errors import DataError, NoLabels
 from convscope.results.prediction import Skipped
 
 SPLIT_OF_WORD = {
@@ -35,6 +35,8 @@ SPLIT_OF_WORD = {
 }
 """Name of a split folder or word in a CSV, in lower case -> split."""
 EXPECTED_FOLDERS = "expected class/image.jpg, or train/class/image.jpg with validation and test beside train"
+NO_CLASS = "belongs to no class"
+"""Why an image without a label is skipped."""
 SHOWN_NAMES = 10
 """How many names a note or an error shows before it says "and n more"."""
 
@@ -68,7 +70,7 @@ class LabelRule:
         """Return the labels of images by their names, in this order, and the verdicts on those that have none."""
         labels = {name: label for name in names if (label := self.label_of(name)) is not None}
         remedy = f"move it into a class folder; {self.expected}"
-        return labels, [Skipped(printable(name), "belongs to no class", remedy) for name in names if name not in labels]
+        return labels, [Skipped(printable(name), NO_CLASS, remedy) for name in names if name not in labels]
 
 
 def folder_label_rule(folders: Collection[str], with_images: Container[str]) -> LabelRule:
@@ -125,16 +127,26 @@ def _find_root(folders: Collection[str], with_images: Container[str]) -> tuple[s
 
 
 def check_classes(
-    name: str, rule: LabelRule, counts: Mapping[Label, int], skipped: Sequence[Skipped], *, drop_empty: bool
+    name: str,
+    rule: LabelRule,
+    counts: Mapping[Label, int],
+    skipped: Sequence[Skipped],
+    *,
+    drop_empty: bool,
+    to_train: bool = True,
 ) -> tuple[list[str], list[str]]:
     """Return the class names in label order and notes on them, given the number of images of each label.
 
     Raises:
-        DataError: the classes cannot be trained on.
+        NoLabels: there are images, but none of a class.
+        DataError: the classes cannot be trained on; not raised without `to_train`.
     """
     classes = sorted({label.class_name for label in rule.labels})
     if not counts:
-        raise DataError(f"{name}: no usable image of a class{_reasons(skipped)}; {rule.expected}")
+        unlabelled = any(item.reason == NO_CLASS for item in skipped)
+        raise (NoLabels if unlabelled else DataError)(
+            f"{name}: no usable image of a class{_reasons(skipped)}; {rule.expected}"
+        )
     if rule.classes_may_be_splits and all(class_name.lower() in SPLIT_OF_WORD for class_name in classes):
         raise DataError(
             f"{name}: the folders {first_names(classes)} look like splits but hold images instead of class folders; "
@@ -142,13 +154,15 @@ def check_classes(
         )
     filled = sorted({label.class_name for label in counts})
     empty = [class_name for class_name in classes if class_name not in filled]
-    if empty and not drop_empty:
+    if empty and to_train and not drop_empty:
         shown = set(map(printable, empty))
         reasons = [item for item in skipped if not shown.isdisjoint(rule.classes_named_by(item.file))]
         raise DataError(
             f"{name}: no usable image of class {first_names(empty)}{_reasons(reasons)}; "
             "add images, remove the class, or leave such classes out with --drop-empty"
         )
+    if not to_train:
+        return filled, _similar_names(filled)
     if len(filled) < 2:
         raise DataError(f"{name}: only one class, {first_names(filled)}; a classifier needs two. {rule.expected}")
     notes = [f"class {printable(class_name)} is empty and was left out" for class_name in empty]
