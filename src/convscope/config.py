@@ -212,6 +212,11 @@ class RunConfig:
         """Whether the network is frozen at first and only its head is fitted."""
         return self.model.pretrained if self.train.freeze is None else self.train.freeze
 
+    @property
+    def only_head(self) -> bool:
+        """Whether the run fits a head to its optimum and trains no epoch."""
+        return self.frozen and self.train.unfreeze_at is None
+
 
 # ---------------------------------------------------------------- options
 

@@ -20,6 +20,7 @@ from convscope.progress import OnProgress, Progress
 if TYPE_CHECKING:
     from rich.console import Console, Group
 
+    from convscope.results.prediction import Skipped
     from convscope.results.run import Accuracy, RunResult
 
 
@@ -145,21 +146,20 @@ def _values_text(values: Mapping[str, str]) -> str:
 def print_result(result: RunResult, *, as_json: bool, report: bool) -> None:
     """Print how a run ended."""
     from convscope.evaluation.records import result_to_json
+    from convscope.results.run import split_text
 
     if as_json:
         print_json(result_to_json(result))
         return
     accuracy = result.accuracy
     lines = [
-        ("accuracy", f"{accuracy_text(accuracy)} on the {result.split} split of {result.data}"),
+        ("accuracy", f"{accuracy_text(accuracy)} on {split_text(result.split, result.data)}"),
+        *_compared(result),
         ("loss", f"{result.metrics.loss:.4f}"),
         ("network", f"{result.model}, {result.num_params:,} parameters"),
     ]
-    if result.leaked_images:  # the source put them into two splits
-        without = result.accuracy_without_leaked
-        others = "no others" if without is None else accuracy_text(without)
-        leaked = f"{result.leaked_images:,} that training or validation data have too, or nearly so"
-        lines.insert(1, ("unleaked", f"{others} without the {leaked}"))
+    if result.epochs == 0 and result.train_seconds is not None:
+        lines.append(("training", f"the head of the frozen network was fitted in {result.train_seconds:.1f} s"))
     if result.train_seconds is not None and result.fraction_of_peak_flops is not None:
         speed = f"{result.fraction_of_peak_flops:.0%} of this machine's measured peak"
         epochs = "1 epoch" if result.epochs == 1 else f"{result.epochs} epochs"
@@ -169,6 +169,35 @@ def print_result(result: RunResult, *, as_json: bool, report: bool) -> None:
     if report:
         lines.append(("report", str(Path(result.run) / "report.html")))
     print_lines(lines)
+
+
+def _compared(result: RunResult) -> Iterator[tuple[str, str]]:
+    """Yield the accuracy on images that training has not seen, where it has seen some, and that of guessing."""
+    from convscope.results.run import guessing_text
+
+    other = result.other_data
+    if result.leaked_images:  # the source put them into two splits
+        without = result.accuracy_without_leaked
+        others = "no others" if without is None else accuracy_text(without)
+        leaked = f"{result.leaked_images:,} that training or validation data have too, or nearly so"
+        yield "unleaked", f"{others} without the {leaked}"
+    if other is not None and other.trained_on:
+        without = other.accuracy_without
+        others = "no others" if without is None else accuracy_text(without)
+        yield "unseen", f"{others} without the {other.trained_on:,} that the run trained on or validated with"
+    if result.baseline_accuracy is not None and result.baseline_class is not None:
+        shown = other.accuracy_without if other is not None and other.accuracy_without else result.accuracy
+        yield "guessing", guessing_text(shown.low, result.baseline_accuracy, result.baseline_class)
+
+
+def print_skipped(skipped: Sequence[Skipped], *, most: int | None = None) -> None:
+    """Print files that were skipped to stderr, at most so many, with reasons and remedies."""
+    if skipped:
+        print_text(f"{len(skipped):,} file(s) skipped:", note=True)
+        rows = [(item.file, item.reason, item.remedy) for item in skipped[:most]]
+        print_table(("file", "reason", "remedy"), rows, console=error_console())
+        if len(rows) < len(skipped):
+            print_text(f"and {len(skipped) - len(rows):,} more, listed in skipped.csv", note=True)
 
 
 def accuracy_text(accuracy: Accuracy) -> str:

@@ -24,7 +24,7 @@ def runs(
     if not rows:
         print_text(f"no runs in {folder}; `convscope train` makes one", note=True, soft_wrap=True)
         return
-    print_table(("run", "created", "data", "model", "seed", "test accuracy", "train s"), [_cells(row) for row in rows])
+    print_table(("run", "created", "data", "model", "seed", "accuracy", "on", "train s"), [_cells(row) for row in rows])
     for row in rows:
         if row["error"] is not None:
             print_text(row["error"], note=True, soft_wrap=True)
@@ -32,7 +32,7 @@ def runs(
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     if row["error"] is not None:
-        return (row["run"], "-", "-", "-", "-", "cannot be read", "-")
+        return (row["run"], "-", "-", "-", "-", "cannot be read", "-", "-")
     return (
         row["run"],
         datetime.fromisoformat(row["created"]).astimezone().strftime("%Y-%m-%d %H:%M"),
@@ -40,5 +40,6 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         row["model"],
         str(row["seed"]),
         "not finished" if row["accuracy"] is None else f"{row['accuracy']['value']:.2%}",
+        row["split"] or "-",
         "-" if row["train_seconds"] is None else f"{row['train_seconds']:.1f}",
     )

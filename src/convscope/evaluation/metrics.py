@@ -1,6 +1,6 @@
 """Metrics of predictions, frequent confusions and suspected label errors; numpy only."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,16 @@ def compute_metrics(predictions: Predictions) -> Metrics:
         per_class=tuple(_class_metrics(predictions.class_names, confusion)),
         confusion=confusion,
     )
+
+
+def baseline_of(predictions: Predictions, train_counts: Sequence[int]) -> tuple[str, float]:
+    """Return the most frequent class of the training split, and the accuracy of always naming it.
+
+    Args:
+        train_counts: training images of each class, K numbers; of equal ones the first class counts.
+    """
+    largest = int(np.argmax(train_counts))
+    return predictions.class_names[largest], float((predictions.labels == largest).mean())
 
 
 def accuracy_without(predictions: Predictions, left_out: Collection[str]) -> Accuracy | None:

@@ -46,6 +46,7 @@ def write_certified(
     data: DataConfig,
     images: ImageSet,
     *,
+    split: str,
     tested: NDArray[np.int64],
     test_kept: float | None,
     unknown: Choice | None,
@@ -57,8 +58,9 @@ def write_certified(
 
     Args:
         saved: the trained network, on the device.
-        tested: indices of the test images; some of them are compared.
-        test_kept: fraction of the test images that keep their class under the rule.
+        split: that the results are measured on.
+        tested: indices of its images; some of them are compared.
+        test_kept: fraction of its images that keep their class under the rule.
         most_at_once: images that may go through the network at a time.
         too_large: there is not enough memory to write the file; the certificate says so.
     """
@@ -80,6 +82,7 @@ def write_certified(
     except ExportError as error:
         (run / MODEL_FILE).unlink(missing_ok=True)
         certificate = Certificate(failed=str(error))
+    certificate = replace(certificate, split=split)
     recorded = None if rule is None else asdict(rule) | {"test_kept": test_kept, "test_n": len(tested)}
     tree = {"file": MODEL_FILE, **asdict(certificate), "agrees": certificate.agrees, "unknown": recorded}
     write_json(run / CERTIFICATE_FILE, tree)

@@ -25,7 +25,7 @@ INSPECTIONS: dict[str, Inspection] = {
     "occlusion": Inspection(
         "Occlusion",
         "A gray patch covered each place in turn: where the colour is warm the probability of the class fell, where it "
-        "is blue the probability rose.",
+        "is blue the probability rose, and the bar gives the scale.",
         "image",
         inspect_occlusion,
     ),
@@ -84,8 +84,8 @@ INSPECTIONS: dict[str, Inspection] = {
     ),
     "duplicates": Inspection(
         "Duplicates",
-        "Test images that are also training images make a network look better than it is: the accuracy without them "
-        "estimates the accuracy on new images.",
+        "Measured images that are also training images make a network look better than it is: the accuracy without "
+        "them estimates the accuracy on new images.",
         "evidence",
         inspect_duplicates,
     ),

@@ -1,4 +1,4 @@
-"""The test images that most activate a channel."""
+"""The images that most activate a channel, of the split that was measured."""
 
 from collections.abc import Sequence
 
@@ -51,11 +51,12 @@ def inspect_activating(subject: Subject) -> tuple[Panel, ...]:
     chosen = evidence.indices[np.sort(permutation(len(evidence.indices), "activating")[:number])]
     largest, mean = channel_activations(subject, call, chosen)
     images, panels = evidence.images, []
+    among = f"{number:,} images of the {evidence.split} split"
     for channel in channels:
         best = np.lexsort((-mean[:, channel], -largest[:, channel]))[:SHOWN_IMAGES]
         panels.append(
             ImageGrid(
-                f"Channel {channel} of layer {call.name}: highest activations among {number:,} images",
+                f"Channel {channel} of layer {call.name}: highest activations among {among}",
                 tuple(images.images[i] for i in chosen[best]),
                 tuple(
                     f"{images.class_names[images.labels[i]]}\nvalue {value:.3g}"

@@ -15,7 +15,9 @@ def inspect_confusion(subject: Subject) -> tuple[Panel, ...]:
     evidence = evidence_of(subject)
     predictions, images = evidence.predictions, evidence.images
     counts, names = compute_metrics(predictions).confusion, predictions.class_names
-    panels: list[Panel] = [Matrix("Actual against predicted class", "actual", "predicted", names, names, counts)]
+    panels: list[Panel] = [
+        Matrix(f"Actual against predicted class, {evidence.split} split", "actual", "predicted", names, names, counts)
+    ]
     for actual, predicted in most_confused_cells(counts, SHOWN_CELLS):
         inside = np.flatnonzero((predictions.labels == actual) & (predictions.predicted == predicted))
         worst = inside[np.argsort(-predictions.losses[inside], kind="stable")][:SHOWN_IMAGES]
@@ -35,7 +37,8 @@ def inspect_confusion(subject: Subject) -> tuple[Panel, ...]:
 
 def inspect_confused_pairs(subject: Subject) -> tuple[Panel, ...]:
     """Return the most confused pairs of classes, both directions together."""
-    predictions = evidence_of(subject).predictions
+    evidence = evidence_of(subject)
+    predictions = evidence.predictions
     counts, names = compute_metrics(predictions).confusion, predictions.class_names
     pairs = most_confused_cells(np.triu(counts + counts.T, 1), SHOWN_PAIRS)
     if not pairs:
@@ -44,6 +47,6 @@ def inspect_confused_pairs(subject: Subject) -> tuple[Panel, ...]:
     for a, b in pairs:
         both, members = int(counts[a, b] + counts[b, a]), int(counts[a].sum() + counts[b].sum())
         fraction = f"{100 * both / members:.1f}\N{NO-BREAK SPACE}%"
-        rows.append((names[a], names[b], f"{counts[a, b]:,}", f"{counts[b, a]:,}", fraction))
-    columns = ("Class A", "Class B", "A predicted as B", "B predicted as A", "Fraction of both")
-    return (Table("Most confused pairs", columns, tuple(rows)),)
+        rows.append((names[a], names[b], f"{counts[a, b]:,}", f"{counts[b, a]:,}", f"{members:,}", fraction))
+    columns = ("Class A", "Class B", "A predicted as B", "B predicted as A", "Images of both", "Fraction")
+    return (Table(f"Most confused pairs, {evidence.split} split", columns, tuple(rows)),)

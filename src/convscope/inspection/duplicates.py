@@ -19,12 +19,13 @@ def inspect_duplicates(subject: Subject) -> tuple[Panel, ...]:
     first = np.zeros(len(groups), dtype=bool)
     first[np.unique(groups, return_index=True)[1]] = True
     unseen = ~np.isin(evidence.indices, evidence.splits.leaked(evidence.split))
+    others = "training or validation" if evidence.split == "test" else "training"
     rows = []
     for name, included in (
         ("All images", everything),
         ("Each distinct image once", first),
-        ("Without images that training or validation also has", unseen),
-        ("Distinct, and in neither of those splits", first & unseen),
+        (f"Without images that {others} also has", unseen),
+        (f"Distinct, and not in {others}", first & unseen),
     ):
         if not included.any():
             rows.append((name, "0", "–", "–"))

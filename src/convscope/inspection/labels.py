@@ -18,7 +18,9 @@ def inspect_labels(subject: Subject) -> tuple[Panel, ...]:
     if not suspected:
         raise UsageError(f"no label of the {evidence.split} split looks wrong to this network")
     shown = suspected[:SHOWN_IMAGES]
-    title = f"{len(shown)} of {len(suspected):,} suspected labels among {len(predictions.labels):,}"
+    title = (
+        f"{len(shown)} of {len(suspected):,} suspected labels among {len(predictions.labels):,} {evidence.split} images"
+    )
     accuracy = float((predictions.probabilities.argmax(axis=1) == predictions.labels).mean())
     if accuracy < TRUSTED_ACCURACY:
         title += f"; the accuracy is only {100 * accuracy:.0f} %, so most of these labels may be correct"

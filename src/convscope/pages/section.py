@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from convscope.evaluation.records import shown_order
 from convscope.results.panels import Panel
 from convscope.storage.files import read_csv, read_json
 from convscope.storage.panels import read_panels
@@ -54,6 +55,18 @@ class RecordedRun:
         """Return the thumbnail of an image, uint8 [H, W, C]; an empty array if it has none."""
         return self._thumbnails.get(image_id, np.zeros((0, 0, 1), np.uint8))
 
+    @property
+    def split(self) -> str:
+        """Return the split that the results are measured on: "test", or "validation" if there is no test split."""
+        if self.results is not None:
+            return str(self.results["split"])
+        return "test" if any(self.facts["data"]["class_counts"]["test"]) else "validation"
+
+    def shown_predictions(self) -> tuple[Row, ...]:
+        """Return the rows of predictions.csv in the order in which a page shows them."""
+        rows = evaluated(self.predictions)
+        return tuple(rows[i] for i in shown_order(len(rows), self.facts["config"]["train"]["seed"]))
+
 
 @dataclass(frozen=True)
 class Section:
@@ -78,20 +91,22 @@ class LeftOut(Exception):
 
 
 def titled(
-    title: str, intro: str, *, command: Callable[[Any], str] = lambda _: ""
+    title: str, intro: str | Callable[[Any], str], *, command: Callable[[Any], str] = lambda _: ""
 ) -> Callable[[Callable[[Source], Iterable[Panel]]], Callable[[Source], Section]]:
     """Return a decorator: of a function that computes panels, it makes one that returns the section with them.
 
-    The function raises LeftOut if the section has to be left out. `command` returns the command line to show.
+    The function raises LeftOut if the section has to be left out. An intro may be a function of what is shown, too.
+    `command` returns the command line to show.
     """
 
     def decorate(panels_of: Callable[[Source], Iterable[Panel]]) -> Callable[[Source], Section]:
         def section(source: Source) -> Section:
+            text = intro if isinstance(intro, str) else intro(source)
             try:
                 panels = tuple(panels_of(source))
             except LeftOut as reason:
-                return Section(title, intro, missing=str(reason))
-            return Section(title, intro, panels, command(source), missing="" if panels else "There are none.")
+                return Section(title, text, missing=str(reason))
+            return Section(title, text, panels, command(source), missing="" if panels else "There are none.")
 
         return section
 
@@ -101,7 +116,7 @@ def titled(
 def evaluated(value: Value | None) -> Value:
     """Return something that only a finished run has, or leave the section out."""
     if value is None:
-        raise LeftOut("Left out: the run has not been evaluated on its test split yet (there is no results.json).")
+        raise LeftOut("Left out: the run has not been evaluated yet (there is no results.json).")
     return value
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from convscope.results.run import chosen_by_text, guessing_text, split_text
 from convscope.sizes import size_text
 
 UNKNOWN = "–"
@@ -65,6 +66,22 @@ def accuracy_text(accuracy: Mapping[str, Any] | None) -> str:
     value, low, high = (percent_text(accuracy[key], 2) for key in ("value", "low", "high"))
     correct = f"{accuracy['correct']:,} of {accuracy['n']:,} images"
     return f"{value} ({correct}; {percent_text(0.95, 0)} interval {low} to {high}, Wilson)"
+
+
+def headline_text(results: Mapping[str, Any]) -> str:
+    """Return the accuracy of results.json with what it was measured on, and what speaks against it."""
+    split, guessing = results["split"], baseline_text(results)
+    against = [guessing] if guessing.startswith("not better") else []
+    text = f"Accuracy on {split_text(split)}: {accuracy_text(results['accuracy'])}"
+    return "; ".join(filter(None, (text, *against, chosen_by_text(split))))
+
+
+def baseline_text(results: Mapping[str, Any]) -> str:
+    """Return what the accuracy of results.json is to be compared with; a dash if it was not recorded."""
+    accuracy, baseline = results["accuracy"], results.get("baseline_accuracy")
+    if accuracy is None or baseline is None:
+        return UNKNOWN
+    return guessing_text(accuracy["low"], baseline, name_text(results["baseline_class"]))
 
 
 def bytes_text(value: int | None) -> str:

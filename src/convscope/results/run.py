@@ -7,6 +7,8 @@ from math import sqrt
 import numpy as np
 from numpy.typing import NDArray
 
+from convscope.results.prediction import Skipped
+
 Z_95 = 1.959963984540054
 """The 97.5 % quantile of the standard normal distribution, for two-sided 95 % intervals."""
 
@@ -166,11 +168,29 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class OtherData:
+    """What is known of evaluated data that are not the run's own.
+
+    Args:
+        source: their name or path.
+        skipped: files that could not be used.
+        trained_on: number of evaluated images that the network was trained on or that its validation split has.
+        accuracy_without: on the other images; None if there are none.
+    """
+
+    source: str
+    skipped: tuple[Skipped, ...]
+    trained_on: int
+    accuracy_without: Accuracy | None
+
+
+@dataclass(frozen=True)
 class RunResult:
     """The result of a run, as in results.json. None means unknown or not measured.
 
     Args:
-        split: the split that `metrics` were measured on: "test", or "validation" if the data have no test split.
+        split: the split that `metrics` were measured on: "test", or "validation" if the data have no test split; "all"
+            for other data without a test split.
         train_seconds: time in training and validation, over all sessions.
         peak_memory_bytes: peak memory of the process (on CUDA: of the device) up to the end of the evaluation.
         fraction_of_peak_flops: operations of training and validation per second, as a fraction of the rate of a large
@@ -178,6 +198,9 @@ class RunResult:
         leaked_images: images of the split with a duplicate or near duplicate in the training or validation split;
             nonzero only if the source itself defines the splits.
         accuracy_without_leaked: on the other images; None without leaks or without other images.
+        baseline_class: the most frequent class of the training split.
+        baseline_accuracy: the accuracy of always naming it.
+        other_data: None for the run's own data.
     """
 
     run: str
@@ -196,12 +219,35 @@ class RunResult:
     split_sha256: str | None = None
     leaked_images: int | None = None
     accuracy_without_leaked: Accuracy | None = None
+    baseline_class: str | None = None
+    baseline_accuracy: float | None = None
     notes: tuple[str, ...] = ()
+    other_data: OtherData | None = None
 
     @property
     def accuracy(self) -> Accuracy:
         """Return the accuracy with its interval."""
         return self.metrics.accuracy
+
+
+def split_text(split: str, data: str = "") -> str:
+    """Return what was measured on, ready to follow "on": "the test split of mnist5k", "all images of photos"."""
+    what = "all images" if split == "all" else f"the {split} split"
+    return f"{what} of {data}" if data else what
+
+
+def chosen_by_text(split: str) -> str:
+    """Return a warning about figures of a split that training looked at; "" if it did not."""
+    if split != "validation":
+        return ""
+    return "there is no test split, and the validation images chose the best epoch: new images may do worse"
+
+
+def guessing_text(accuracy_low: float, baseline: float, class_name: str) -> str:
+    """Return what an accuracy, whose interval begins at `accuracy_low`, is to be compared with."""
+    if accuracy_low <= baseline:
+        return f"not better than guessing (always naming {class_name} gives {baseline:.1%})"
+    return f"always naming {class_name}, the most frequent class in training, gives {baseline:.1%}"
 
 
 PARITY_TOLERANCE = 1e-3
@@ -213,7 +259,8 @@ class Certificate:
     """The comparison of a model file with its network.
 
     Args:
-        images: number of test images compared.
+        split: whose images were compared; None in older files.
+        images: number of images compared.
         from_files: whether the model file's side read the images again from the bytes on disk.
         largest_difference: of a probability, over all images and classes.
         changed: ids of images that get another class.
@@ -225,6 +272,7 @@ class Certificate:
     largest_difference: float | None = None
     changed: tuple[str, ...] = ()
     failed: str | None = None
+    split: str | None = None
 
     @property
     def agrees(self) -> bool:

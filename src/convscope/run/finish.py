@@ -17,8 +17,9 @@ from convscope.device import (
     return_free_memory,
 )
 from convscope.evaluation.calibration import calibrate
-from convscope.evaluation.metrics import compute_metrics
+from convscope.evaluation.metrics import baseline_of, compute_metrics
 from convscope.evaluation.predict import ModelOutput, predictions_of
+from convscope.evaluation.records import shown_order
 from convscope.inference.model_file import write_certified
 from convscope.inference.unknown import choose_rule
 from convscope.memory.macs import count_training_flops
@@ -27,7 +28,7 @@ from convscope.models.saved import SavedModel, save_model
 from convscope.pages.page import build_report
 from convscope.progress import OnProgress, Progress
 from convscope.results.memory import EVALUATION, MODEL_FILE, REPORT
-from convscope.results.run import Certificate, Predictions, RunResult
+from convscope.results.run import Certificate, Predictions, RunResult, chosen_by_text
 from convscope.run.prepare import Prepared, calibration_indices
 from convscope.run.record import without_leaked, write_evaluation, write_inside, write_plan, write_shown_thumbnails
 from convscope.run.train import train_prepared
@@ -112,6 +113,7 @@ def _write_model(run: Path, prepared: Prepared, plan: Plan, measured: _Measured)
         saved,
         config.data,
         images,
+        split=prepared.evaluation_split,
         tested=measured.indices,
         test_kept=test_kept,
         unknown=unknown,
@@ -129,6 +131,8 @@ def _write_results(
     predictions, recorded = measured.predictions, read_start(run)
     remarks = [certificate.remark] if certificate.remark else []
     leaked, without = without_leaked(images, prepared.splits, split, predictions)
+    baseline_class, baseline = baseline_of(predictions, recorded["data"]["class_counts"]["train"])
+    warnings = [chosen_by_text(split)] if chosen_by_text(split) else []
     result = RunResult(
         run=str(run),
         model=config.model.name,
@@ -138,15 +142,17 @@ def _write_results(
         metrics=compute_metrics(predictions),
         leaked_images=leaked,
         accuracy_without_leaked=without,
+        baseline_class=baseline_class,
+        baseline_accuracy=baseline,
         num_params=recorded["model"]["num_params"],
         macs=recorded["model"]["macs"],
-        epochs=trained.history[-1].epoch,
-        best_epoch=trained.best_epoch,
+        epochs=0 if config.only_head else trained.history[-1].epoch,
+        best_epoch=None if config.only_head else trained.best_epoch,
         train_seconds=trained.train_seconds,
         peak_memory_bytes=peak_memory_bytes(prepared.device),
         fraction_of_peak_flops=None if config.frozen else _fraction_of_peak(prepared, trained),
         split_sha256=recorded["split_sha256"],
-        notes=(*_data_notes(images), *trained.notes, *remarks),
+        notes=(*warnings, *_data_notes(images), *trained.notes, *remarks),
     )
     write_evaluation(run, predictions, result)
     calibration = calibrate(
@@ -157,8 +163,9 @@ def _write_results(
         validation_labels=images.labels[measured.calibrating],
     )
     write_json(run / "calibration.json", asdict(calibration))
-    write_inside(run, prepared, int(measured.indices[0]))
-    write_shown_thumbnails(run, images, recorded["data"]["samples"], predictions)
+    order = shown_order(len(predictions.ids), config.train.seed)
+    write_inside(run, prepared, int(measured.indices[order[0]]))
+    write_shown_thumbnails(run, images, recorded["data"]["samples"], predictions, order)
     return result
 
 

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from convscope import __version__
 from convscope.config import RunConfig, config_to_json
@@ -39,7 +40,7 @@ from convscope.storage.run_start import RUN_SCHEMA, read_start
 from convscope.training.loop import TrainResult
 
 SHOWN_IMAGES = 20
-"""Number of samples, of first predictions and of worst mistakes in a report."""
+"""Number of samples, of predictions, of first and of worst mistakes in a report."""
 THUMBNAIL_PX = 128
 
 
@@ -49,7 +50,7 @@ def write_start(run: Path, prepared: Prepared) -> None:
     split_csv = csv_bytes(("image", "label", "split"), splits.rows(images))
     write_bytes(run / "split.csv", split_csv)
     write_digests(run, images)
-    write_csv(run / "skipped.csv", ("file", "reason", "remedy"), ((s.file, s.reason, s.remedy) for s in images.skipped))
+    write_skipped(run, images)
     shown = splits.train[permutation(len(splits.train), "samples")[:SHOWN_IMAGES]]
     if prepared.config.train.augment:
         write_panels(run / "augmentation.npz", (augmentation_grid(images, splits.train, prepared.config),))
@@ -93,6 +94,12 @@ def write_start(run: Path, prepared: Prepared) -> None:
             "hardware": asdict(describe_hardware(prepared.device)),
         },
     )
+
+
+def write_skipped(folder: Path, images: ImageSet) -> None:
+    """Write skipped.csv: the files that could not be used, and why."""
+    rows = ((item.file, item.reason, item.remedy) for item in images.skipped)
+    write_csv(folder / "skipped.csv", ("file", "reason", "remedy"), rows)
 
 
 def check_same(run: Path, prepared: Prepared) -> None:
@@ -145,11 +152,19 @@ def write_inside(run: Path, prepared: Prepared, index: int) -> None:
     write_panels(run / "inside.npz", inside_panels(subject, image_id=images.ids[index], label=label))
 
 
-def write_shown_thumbnails(run: Path, images: ImageSet, samples: list[str], predictions: Predictions) -> None:
-    """Write small copies of the images in the report, so that it can be drawn without the data."""
-    mistakes = [row[0] for row, _ in zip(mistake_rows(predictions), range(SHOWN_IMAGES), strict=False)]
+def write_shown_thumbnails(
+    run: Path, images: ImageSet, samples: list[str], predictions: Predictions, order: NDArray[np.int64]
+) -> None:
+    """Write small copies of the images in the report, so that it can be drawn without the data.
+
+    Args:
+        order: that of the predictions in the report, see `shown_order`.
+    """
+    worst = [row[0] for row, _ in zip(mistake_rows(predictions), range(SHOWN_IMAGES), strict=False)]
+    wrong = order[predictions.predicted[order] != predictions.labels[order]]
+    first = [predictions.ids[i] for i in (*order[:SHOWN_IMAGES], *wrong[:SHOWN_IMAGES])]
     index_of = {name: index for index, name in enumerate(images.ids)}
-    shown = dict.fromkeys([*samples, *predictions.ids[:SHOWN_IMAGES], *mistakes])
+    shown = dict.fromkeys([*samples, *first, *worst])
     size, gray = min(THUMBNAIL_PX, *images.shape[1:]), images.shape[0] == 1
     thumbnails = {id_: images.images[index_of[id_]] for id_ in shown}
     if images.shape[1:] != (size, size):

@@ -108,7 +108,8 @@ def read_config(run: Path) -> RunConfig:
 def summarize_runs(folder: Path) -> list[dict[str, Any]]:
     """Return one dict for each run in a folder, newest first.
 
-    Accuracy and time are None while a run is not finished; `error` says why a run cannot be read, and the rest is None.
+    Accuracy, its split and time are None while a run is not finished; `error` says why a run cannot be read, and the
+    rest is None.
     """
     rows = [_summarize(path.parent) for path in folder.glob("*/run.json")]
     return sorted(rows, key=lambda row: row["created"] or "", reverse=True)
@@ -116,7 +117,7 @@ def summarize_runs(folder: Path) -> list[dict[str, Any]]:
 
 def _summarize(run: Path) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(
-        ("run", "created", "data", "model", "seed", "num_params", "accuracy", "train_seconds", "error")
+        ("run", "created", "data", "model", "seed", "num_params", "accuracy", "split", "train_seconds", "error")
     )
     row["run"] = str(run)
     try:
@@ -129,6 +130,7 @@ def _summarize(run: Path) -> dict[str, Any]:
             "seed": start["config"]["train"]["seed"],
             "num_params": start["model"]["num_params"],
             "accuracy": results.get("accuracy"),
+            "split": results.get("split"),
             "train_seconds": results.get("train_seconds"),
         }
     except RunError as error:

@@ -38,8 +38,12 @@ def _value_text(name: str, value: object) -> str:
 
 def _options(config: RunConfig) -> Table:
     given = {each.name: getattr(getattr(config, each.config), each.name) for each in options().values()}
-    rows = ((name, _value_text(name, value)) for name, value in given.items())
-    return Table("Options", ("Option", "Value"), (("source", config.data.source), ("model", config.model.name), *rows))
+    texts = {name: _value_text(name, value) for name, value in given.items()}
+    if config.only_head:
+        texts["epochs"] += " (none trained: a head was fitted)"
+    return Table(
+        "Options", ("Option", "Value"), (("source", config.data.source), ("model", config.model.name), *texts.items())
+    )
 
 
 def _preprocessing(preprocessing: Mapping[str, Any]) -> Table:

@@ -19,10 +19,14 @@ MAX_PAIRS = 10
 def section(run: RecordedRun) -> tuple[Panel, ...]:
     names = tuple(run.facts["class_names"])
     counts = np.array(evaluated(evaluated(run.results)["confusion"]), dtype=np.int64)
-    matrix = Matrix("Actual against predicted class", "actual", "predicted", names, names, counts)
+    matrix = Matrix(f"Actual against predicted class, {run.split} split", "actual", "predicted", names, names, counts)
     rows = tuple(
-        (names[i], names[j], count_text(int(counts[i, j])), percent_text(int(counts[i, j]) / int(counts[i].sum())))
+        (names[i], names[j], count_text(int(counts[i, j])), *_of_class(int(counts[i, j]), int(counts[i].sum())))
         for i, j in most_confused_cells(counts, MAX_PAIRS)
     )
-    columns = ("Actual", "Predicted", "Images", "Fraction of the actual class")
+    columns = ("Actual", "Predicted", "Images", "Of the actual class", "Fraction")
     return (matrix, Table("Most frequent confusions", columns, rows)) if rows else (matrix,)
+
+
+def _of_class(confused: int, n: int) -> tuple[str, str]:
+    return count_text(n), percent_text(confused / n)

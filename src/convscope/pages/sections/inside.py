@@ -6,8 +6,11 @@ from convscope.results.panels import Panel
 
 @titled(
     "Inside the network",
-    "Warm places of the image support the class; follow the feature maps from layer to layer, until one value is left "
-    "for each class (white is zero, warm is positive, blue is negative).",
+    lambda run: (
+        f"The image is the first of the shuffled {run.split} split, the same as in the predictions above: warm "
+        "places support the class; follow the feature maps from layer to layer, until one value is left for each class "
+        "(white is zero, warm is positive, blue is negative)."
+    ),
 )
 def section(run: RecordedRun) -> tuple[Panel, ...]:
     evaluated(run.results)

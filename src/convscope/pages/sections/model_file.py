@@ -20,8 +20,10 @@ RULES = {
 
 @titled(
     "The file that predicts",
-    "model.onnx classifies images without torch and includes resizing, normalization and class names: on test images "
-    "its probabilities should equal those of the trained network.",
+    lambda run: (
+        "model.onnx classifies images without torch and includes resizing, normalization and class names: on "
+        f"images of the {run.split} split its probabilities should equal those of the trained network."
+    ),
     command=lambda run: f"convscope predict {run.name} IMAGES",
 )
 def section(run: RecordedRun) -> tuple[Table, ...]:
@@ -31,7 +33,7 @@ def section(run: RecordedRun) -> tuple[Table, ...]:
         raise LeftOut("Left out: none was recorded.")
     if certificate["failed"] is not None:
         raise LeftOut(f"There is no model.onnx: {certificate['failed']}.")
-    return (_comparison(certificate), *_rule(certificate["unknown"]))
+    return (_comparison(certificate), *_rule(certificate["unknown"], run.split))
 
 
 def _comparison(found: Mapping[str, Any]) -> Table:
@@ -48,13 +50,13 @@ def _comparison(found: Mapping[str, Any]) -> Table:
     return Table("model.onnx compared with torch", ("What", "Value"), rows)
 
 
-def _rule(rule: Mapping[str, Any] | None) -> tuple[Table, ...]:
+def _rule(rule: Mapping[str, Any] | None, split: str) -> tuple[Table, ...]:
     if rule is None:
         return ()
     rows = (
         ("Score", RULES.get(rule["score"], rule["score"])),
         ("Threshold", decimal_text(rule["threshold"])),
         (f"Validation images that keep their class, of {rule['n']:,}", percent_text(rule["kept"])),
-        (f"Test images that keep it, of {rule['test_n']:,}", percent_text(rule["test_kept"])),
+        (f"{split.capitalize()} images that keep it, of {rule['test_n']:,}", percent_text(rule["test_kept"])),
     )
     return (Table(f"Answered “{UNKNOWN}” below a threshold", ("What", "Value"), rows),)

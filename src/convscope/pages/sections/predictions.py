@@ -1,4 +1,4 @@
-"""Test images with their predictions: the first ones, and the worst mistakes."""
+"""Images with their predictions: the first ones of a shuffle, the first mistakes and the worst."""
 
 from collections.abc import Sequence
 
@@ -11,28 +11,43 @@ MAX_IMAGES = 20
 
 
 @titled(
-    "First test predictions",
-    "These are the first images of the test split, not selected in any way: each caption gives the predicted class, "
-    "the actual class and the probability of the prediction.",
+    "First predictions",
+    lambda run: (
+        f"These are the first images of the {run.split} split after a shuffle by the seed of the run, not "
+        "selected in any way: each caption gives the predicted class, the actual class and the probability of the "
+        "prediction."
+    ),
 )
 def first(run: RecordedRun) -> tuple[ImageGrid, ...]:
-    rows = evaluated(run.predictions)[:MAX_IMAGES]
-    wrong = tuple(row["predicted"] != row["true"] for row in rows)
+    rows = run.shown_predictions()[:MAX_IMAGES]
+    wrong = tuple(map(_is_wrong, rows))
     return (_image_grid(run, f"{len(rows)} images, {sum(wrong)} of them wrong", rows, wrong=wrong),)
 
 
 @titled(
-    "Worst mistakes",
-    "The images whose actual class got the lowest probability come first: decide for each whether you would have "
-    "recognized it, or whether its label is wrong.",
+    "Mistakes",
+    "First the mistakes in the order of the shuffle, then those whose actual class got the lowest probability: decide "
+    "for each whether you would have recognized it, or whether its label is wrong.",
 )
 def mistakes(run: RecordedRun) -> tuple[ImageGrid, ...]:
-    found = evaluated(run.mistakes)
-    if not found:
-        raise LeftOut("There is nothing to show: the network made no mistake on the test split.")
-    rows = found[:MAX_IMAGES]
-    title = f"{len(rows)} of {len(found):,} mistakes: prediction / actual / loss / probability"
-    return (_image_grid(run, title, rows, notes=[f"loss {decimal_text(float(row['loss']), 2)}\n" for row in rows]),)
+    worst = evaluated(run.mistakes)
+    if not worst:
+        raise LeftOut(f"There is nothing to show: the network made no mistake on the {run.split} split.")
+    in_order = [row for row in run.shown_predictions() if _is_wrong(row)]
+    number = min(MAX_IMAGES, len(worst))
+    of_all = f"of {len(worst):,} on the {run.split} split: prediction / actual / loss / probability"
+    return (
+        _image_grid(run, f"The first {number} mistakes {of_all}", in_order[:number], notes=_losses(in_order[:number])),
+        _image_grid(run, f"The worst {number} mistakes {of_all}", worst[:number], notes=_losses(worst[:number])),
+    )
+
+
+def _is_wrong(row: Row) -> bool:
+    return row["predicted"] != row["true"]
+
+
+def _losses(rows: Sequence[Row]) -> list[str]:
+    return [f"loss {decimal_text(float(row['loss']), 2)}\n" for row in rows]
 
 
 def _image_grid(
