@@ -20,7 +20,7 @@ from tests.support import run_convscope
 
 LISTS = {"models": "list_models", "runs": "list_runs"}
 """Commands that list, and their functions: their own names are those of packages."""
-NOT_OPTIONS = {"as_json", "list_", "options", "data", "models", "what", "layers", "csv"}
+NOT_OPTIONS = {"as_json", "list_", "options", "data", "models", "what", "layers", "csv", "moved_to"}
 """Parameters of commands that say how to print, or stand for the arguments of a function under another name."""
 
 

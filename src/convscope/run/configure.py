@@ -148,10 +148,11 @@ def command_of(config: RunConfig) -> str:
     name = None if config.model.stack is not None else config.model.name
     usual = make_config(config.data.source, name, **network)
     words = [] if name is None else ["--model", name]
+    named = set(NAMED) - ({"epochs"} if config.only_head else set())  # a head is fitted: no epoch is trained
     for each in options().values():
         value = _value(config, each)
         default = each.default if each.name in network else _value(usual, each)
-        if each.panel is None or value is None or (value == default and each.name not in NAMED):
+        if each.panel is None or value is None or (value == default and each.name not in named):
             continue
         if isinstance(value, bool):
             words.append(flag_of(each.name if value else f"no_{each.name}"))

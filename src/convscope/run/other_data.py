@@ -1,6 +1,5 @@
 """Data that a finished run is evaluated on and that are not its own: read as its own were, and told apart from them."""
 
-import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from convscope.data.dataset import ImageSet
 from convscope.data.duplicates import LEAST_PX, find_known
 from convscope.data.load import load_images
 from convscope.data.names import printable
-from convscope.errors import ConvscopeError, DataError, NoLabels
+from convscope.errors import ConvscopeError, DataError, NoLabels, command
 from convscope.models.saved import SavedModel
 from convscope.progress import OnProgress, Progress, ignore_progress
 from convscope.results.prediction import Skipped
@@ -49,8 +48,8 @@ def load_other_data(run: Path, config: RunConfig, saved: SavedModel, data: str, 
             to_train=False,
         )
     except NoLabels as error:
-        command = shlex.join(("convscope", "predict", str(run), data))
-        raise NoLabels(f"{error}. Images without labels are classified, not evaluated: {command}") from error
+        advice = f"Images without labels are classified, not evaluated: {command('predict', run, data)}"
+        raise NoLabels(f"{error}. {advice}") from error
     if images.shape != saved.input_shape:
         raise DataError(f"{images.name} has images of {images.shape}, the network takes {saved.input_shape}")
     return _with_classes_of(saved, images)
@@ -99,9 +98,7 @@ def find_trained_on(
     used = [recorded[split] for split in ("train", "validation") if split in recorded]
     found = np.isin(digests, np.concatenate(used)) if used else np.zeros(len(indices), bool)
     if found.any() and np.isin(digests, np.concatenate(list(recorded.values()))).all():
-        its_test = (
-            f"; its own test split: {shlex.join(('convscope', 'evaluate', str(run)))}" if "test" in recorded else ""
-        )
+        its_test = f"; its own test split: {command('evaluate', run)}" if "test" in recorded else ""
         return found, [f"all of these are images that the run has too{its_test}"]
     if min(images.shape[1:]) < LEAST_PX:
         return found, []

@@ -1,6 +1,5 @@
 """The data of a run, found again: where they were, or in a new place, and the same images as then."""
 
-import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from convscope.config import RunConfig
 from convscope.data.dataset import ImageSet
 from convscope.data.load import DATASETS, load_images
 from convscope.data.splits import Splits, make_splits
-from convscope.errors import DataError, ResumeMismatch
+from convscope.errors import DataError, ResumeMismatch, command
 from convscope.progress import OnProgress
 from convscope.run.configure import data_source
 from convscope.run.data_diff import DIGESTS, describe_change
@@ -33,15 +32,14 @@ def load_run_data(
     """
     if moved_to is not None:
         config = move_data(run, config, moved_to)
-    check_there(run, config, f"convscope {verb} {shlex.quote(str(run))} --data PATH")
+    check_there(run, config, verb)
     images = as_recorded(run, load_images(config.data, on_progress))
     if images.fingerprint != read_start(run)["data"]["fingerprint"]:
         place = config.data.data_dir if moved_to is not None and config.data.data_dir else config.data.source
         what = f"{place} has changed since" if moved_to is None else f"{place} does not hold the images that"
-        words = ("convscope", "evaluate", str(run), place)
         raise DataError(
             f"{what} {run} was trained on{' it' if moved_to is None else ''}{describe_change(run, images)}; "
-            f"to evaluate on the new images, name them: {shlex.join(words)}"
+            f"to evaluate on the new images, name them: {command('evaluate', run, place)}"
         )
     return images, make_splits(images, config.data)
 
@@ -62,11 +60,12 @@ def move_data(run: Path, config: RunConfig, place: str | Path) -> RunConfig:
     return replace(config, data=replace(config.data, source=data_source(str(place))))
 
 
-def check_there(run: Path, config: RunConfig, command: str) -> None:
+def check_there(run: Path, config: RunConfig, *verb: str) -> None:
     """Raise a DataError that names the command with the new place, if the data of a run are not there any more."""
     place = config.data.data_dir if config.data.source in DATASETS else config.data.source
     if place is not None and not Path(place).exists():
-        raise DataError(f"the data of {run} are not at {place} any more; name where they are now: {command}")
+        moved = command(*verb, run, "--data", "PATH")
+        raise DataError(f"the data of {run} are not at {place} any more; name where they are now: {moved}")
 
 
 def as_recorded(run: Path, images: ImageSet) -> ImageSet:

@@ -1,6 +1,5 @@
 """Starting a run from its configuration, or resuming it from a checkpoint."""
 
-import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,7 +60,7 @@ def resume_run(
         raise ResumeMismatch(f"{run} trains model {config.model.name!r}, not {model!r}; start a new run for it")
     if data is not None:
         config = move_data(run, config, data)
-    check_there(run, config, f"convscope train --resume {shlex.quote(str(run))} --data PATH")
+    check_there(run, config, "train", "--resume")
     with locked(run):
         prepared = prepare(config, on_progress)
         prepared = replace(prepared, images=as_recorded(run, prepared.images))
