@@ -72,7 +72,9 @@ class DataConfig:
     crop_fraction: float = option(1.0, "Central share of each side to keep, up to 1.", DATA)
     interpolation: Interpolation = option("bilinear", "Resizing filter: bilinear, bicubic or lanczos.", DATA)
     gray: bool = option(False, "Convert images to one gray channel.", DATA)
-    per_class: int | None = option(None, "Use at most N images per class in each split.", DATA, least=1)
+    per_class: int | None = option(
+        None, "Use at most N images per class: of each split of the source, or in all if it has none.", DATA, least=1
+    )
     split: tuple[float, float, float] | None = option(None, "Train/validation/test percentages, e.g. 70/15/15.", DATA)
     split_seed: int = option(0, "Seed of the random split.", DATA)
     drop_empty: bool = option(False, "Leave out classes without usable images.", DATA)

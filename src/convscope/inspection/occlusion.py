@@ -17,7 +17,10 @@ FULL_COLOUR = 0.5
 """Change of the probability that gets the full colour, whatever the image: small changes stay pale."""
 MIN_DROP = 0.1
 """Percentage points; if no patch lowers the probability by this much, the caption says so."""
-SCALE = "blue: rises by {0:g} points or more\nwhite: no change\nwarm: falls by {0:g} points or more".format(100 * FULL_COLOUR)
+SCALE = (
+    f"blue: rises by {100 * FULL_COLOUR:g} points or more\nwhite: no change\n"
+    f"warm: falls by {100 * FULL_COLOUR:g} points or more"
+)
 BATCH_MACS = 4_000_000_000
 """Operations of one batch, which bounds the memory."""
 

@@ -245,9 +245,10 @@ def chosen_by_text(split: str) -> str:
 
 def guessing_text(accuracy_low: float, baseline: float, class_name: str) -> str:
     """Return what an accuracy, whose interval begins at `accuracy_low`, is to be compared with."""
+    percent = f"{100 * baseline:.1f}\N{NO-BREAK SPACE}%"
     if accuracy_low <= baseline:
-        return f"not better than guessing (always naming {class_name} gives {baseline:.1%})"
-    return f"always naming {class_name}, the most frequent class in training, gives {baseline:.1%}"
+        return f"not better than guessing (always naming {class_name} gives {percent})"
+    return f"always naming {class_name}, the most frequent class in training, gives {percent}"
 
 
 PARITY_TOLERANCE = 1e-3

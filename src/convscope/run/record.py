@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convscope import __version__
-from convscope.config import RunConfig, config_to_json
+from convscope.config import DataConfig, RunConfig, config_to_json
 from convscope.data.dataset import ImageSet
 from convscope.data.decode.resize import Resizing, resize_image
 from convscope.data.splits import Splits
@@ -79,7 +79,7 @@ def write_start(run: Path, prepared: Prepared) -> None:
                 "num_images": len(images),
                 "num_skipped": len(images.skipped),
                 "num_ignored": images.ignored,
-                "notes": [*images.notes, *splits.notes],
+                "notes": [*images.notes, *splits.notes, *_per_class_notes(images, prepared.config.data)],
                 "class_counts": {
                     split: np.bincount(images.labels[indices], minlength=images.num_classes).tolist()
                     for split, indices in splits.items()
@@ -94,6 +94,15 @@ def write_start(run: Path, prepared: Prepared) -> None:
             "hardware": asdict(describe_hardware(prepared.device)),
         },
     )
+
+
+def _per_class_notes(images: ImageSet, config: DataConfig) -> list[str]:
+    """Return what the limit on the images of a class was a limit on."""
+    splits = [split for split in dict.fromkeys(images.source_splits) if split]
+    if config.per_class is None:
+        return []
+    of = f"in each split of the source ({', '.join(splits)})" if splits else "in all, before they were divided"
+    return [f"per_class {config.per_class}: at most this many images of each class {of}"]
 
 
 def write_skipped(folder: Path, images: ImageSet) -> None:
