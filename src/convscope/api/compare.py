@@ -16,9 +16,10 @@ from convscope.memory.predict import budget_of_run
 from convscope.pages.charts import MAX_IMAGE_PX
 from convscope.pages.comparison import Images, build_comparison_page, shown_images
 from convscope.progress import OnProgress, Progress, ignore_progress
-from convscope.results.comparison import Comparison, ModelSummary
+from convscope.results.comparison import CANNOT_TELL, Comparison, ModelSummary, Pair
+from convscope.results.run import guessing_text
 from convscope.run.configure import Options, takes_options
-from convscope.storage.files import create_folder, file_name, write_csv, write_json
+from convscope.storage.files import create_folder, file_name, read_json, write_csv, write_json
 from convscope.storage.run_folder import read_config
 from convscope.storage.run_start import read_start
 
@@ -65,13 +66,31 @@ def compare(
             )
         runs = find_runs([Path(place) for place in places])
         folder = Path(out or Path("runs") / f"comparison-of-{file_name(runs[0].resolve().name)}")
-    comparison = _with_predicted_memory(compare_runs(runs))
+    comparison = _with_baseline(_with_predicted_memory(compare_runs(runs)), runs[0])
     create_folder(folder)
     write_json(folder / "comparison.json", comparison_to_json(comparison))
     for name, (columns, rows) in comparison_tables(comparison).items():
         write_csv(folder / name, columns, rows)
     build_comparison_page(comparison, folder, _load_images(comparison, runs[0], on_progress))
     return comparison, folder
+
+
+def _with_baseline(comparison: Comparison, run: Path) -> Comparison:
+    """Return the comparison with the accuracy of guessing, which an open verdict names where neither exceeds it."""
+    results = read_json(run / "results.json")
+    name, baseline = results.get("baseline_class"), results.get("baseline_accuracy")
+    if baseline is None:
+        return comparison
+    low = {model.model: model.accuracy.low for model in comparison.models}
+
+    def judged(pair: Pair) -> Pair:
+        best = max(low[pair.a], low[pair.b])
+        if pair.verdict != CANNOT_TELL or best > baseline:
+            return pair
+        return replace(pair, sentence=f"{pair.b} against {pair.a}: {guessing_text(best, baseline, name)}")
+
+    pairs = tuple(map(judged, comparison.pairs))
+    return replace(comparison, pairs=pairs, baseline_class=name, baseline_accuracy=baseline)
 
 
 def _with_predicted_memory(comparison: Comparison) -> Comparison:

@@ -32,6 +32,8 @@ def evaluate(
     data: str | Path | None = None,
     *,
     moved_to: str | Path | None = None,
+    max_pixels: int | None = None,
+    allow_truncated: bool | None = None,
     device: str = "auto",
     on_progress: OnProgress = ignore_progress,
 ) -> RunResult:
@@ -45,6 +47,7 @@ def evaluate(
     Args:
         data: a data set's name, or the path of a folder, archive or CSV; None is the run's own data.
         moved_to: where the run's own data are now, if they were moved.
+        max_pixels, allow_truncated: which files of other data are accepted; None: as when the run was trained.
 
     Raises:
         ConvscopeError: see errors.py.
@@ -55,7 +58,10 @@ def evaluate(
     saved, config = load_model(run), read_config(run)
     if data is None:
         return _on_own(run, config, saved, moved_to, device, on_progress)
-    return _on_other(run, config, saved, str(data), device, on_progress)
+    images = load_other_data(
+        run, config, saved, str(data), on_progress, max_pixels=max_pixels, allow_truncated=allow_truncated
+    )
+    return _on_other(run, config, saved, images, data_source(str(data)), device, on_progress)
 
 
 def _on_own(
@@ -75,18 +81,23 @@ def _on_own(
 
 
 def _on_other(
-    run: Path, config: RunConfig, saved: SavedModel, data: str, device: str, on_progress: OnProgress
+    run: Path,
+    config: RunConfig,
+    saved: SavedModel,
+    images: ImageSet,
+    source: str,
+    device: str,
+    on_progress: OnProgress,
 ) -> RunResult:
-    images = load_other_data(run, config, saved, data, on_progress)
     own_test = np.flatnonzero(np.array(images.source_splits) == "test")
     indices = own_test if len(own_test) else np.arange(len(images))
     trained_on, notes = find_trained_on(run, config, images, indices, on_progress)
     predictions = _predict(config, saved, images, indices, device)
     seen = {images.ids[i] for i in indices[trained_on]}
     result = _measure(run, config, saved, images.name, "test" if len(own_test) else "all", predictions)
-    other = OtherData(data_source(data), images.skipped, len(seen), _unseen(predictions, seen, result.accuracy))
+    other = OtherData(source, images.skipped, len(seen), _unseen(predictions, seen, result.accuracy))
     result = replace(result, notes=(*class_notes(images, indices), *notes), other_data=other)
-    folder = evaluation_folder(run, images, other.source)
+    folder = evaluation_folder(run, images, source)
     with locked(run):
         folder.mkdir(parents=True, exist_ok=True)
         write_skipped(folder, images)

@@ -47,7 +47,7 @@ def compare(
         comparison.models,
         {
             "model": lambda model: model.model,
-            "accuracy": lambda model: f"{model.accuracy.value:.2%}",
+            f"{comparison.split} accuracy": lambda model: f"{model.accuracy.value:.2%}",
             "95 % interval": lambda model: f"{model.accuracy.low:.2%} to {model.accuracy.high:.2%}",
             "std": lambda model: None if model.std is None else f"{100 * model.std:.2f}",
             "seeds": lambda model: model.n_seeds,
@@ -56,5 +56,7 @@ def compare(
             "ms": lambda model: None if model.latency_ms is None else f"{model.latency_ms:.2f}",
         },
     )
+    if comparison.baseline_accuracy is not None:
+        print_text(f"always naming {comparison.baseline_class} gives {comparison.baseline_accuracy:.2%}")
     for line in (*(pair.sentence for pair in comparison.pairs), page):
         print_text(line)

@@ -202,7 +202,8 @@ def comparison_to_json(comparison: Comparison) -> dict[str, Any]:
         del tree["disagreements"]
         tree["degrees_of_freedom"] = None if np.isinf(pair.degrees_of_freedom) else pair.degrees_of_freedom
         pairs.append(tree)
-    head = {"data": comparison.data, "split": comparison.split, "n_images": comparison.n_images}
+    head: dict[str, Any] = {"data": comparison.data, "split": comparison.split, "n_images": comparison.n_images}
+    head |= {"baseline_class": comparison.baseline_class, "baseline_accuracy": comparison.baseline_accuracy}
     return head | {"models": models, "pairs": pairs}
 
 

@@ -52,7 +52,7 @@ def build_comparison_page(comparison: Comparison, folder: Path, images: Images |
     """
     sections = {
         "verdict": _verdict_section(comparison.pairs),
-        "networks": _networks_section(comparison.models),
+        "networks": _networks_section(comparison.models, comparison.split),
         "cost": _cost_section(comparison.models),
         "curves": _curves_section(comparison.models),
         "images": _images_section(comparison, images),
@@ -64,11 +64,17 @@ def build_comparison_page(comparison: Comparison, folder: Path, images: Images |
         title=f"{', '.join(name_text(model.model) for model in comparison.models)} on {comparison.data}",
         headline=_headline(comparison),
         origin=f"{runs} runs, evaluated on {comparison.n_images:,} images of the {comparison.split} split, "
-        f"convscope {__version__}",
+        + (f"{_guessing(comparison)}, " if comparison.baseline_accuracy is not None else "")
+        + f"convscope {__version__}",
     )
     path = folder / PAGE
     write_bytes(path, content)
     return path
+
+
+def _guessing(comparison: Comparison) -> str:
+    name = name_text(comparison.baseline_class or "")
+    return f"always naming {name} gives {percent_text(comparison.baseline_accuracy)}"
 
 
 # ---------------------------------------------------------------- verdicts
@@ -119,9 +125,9 @@ def _p_text(value: float) -> str:
 # ---------------------------------------------------------------- networks
 
 
-def _networks_section(models: Sequence[ModelSummary]) -> Section:
+def _networks_section(models: Sequence[ModelSummary], split: str) -> Section:
     accuracies = table_of(
-        "Accuracy",
+        f"Accuracy on the {split} split",
         models,
         {
             "Network": lambda model: model.model,
@@ -148,7 +154,7 @@ def _networks_section(models: Sequence[ModelSummary]) -> Section:
     )
     return Section(
         "Networks",
-        "Accuracy is the mean over the seeds: its interval allows for other test images, the standard deviation for "
+        "Accuracy is the mean over the seeds: its interval allows for other images, the standard deviation for "
         "other seeds.",
         (accuracies, costs),
     )

@@ -109,10 +109,17 @@ CANNOT_TELL = "cannot tell"
 
 @dataclass(frozen=True)
 class Comparison:
-    """Several networks measured on the same images, and the pairs of them."""
+    """Several networks measured on the same images, and the pairs of them.
+
+    Args:
+        baseline_class, baseline_accuracy: the most frequent class in training, and the accuracy of naming it; None
+            if not recorded.
+    """
 
     data: str
     split: str
     n_images: int
     models: tuple[ModelSummary, ...]
     pairs: tuple[Pair, ...]
+    baseline_class: str | None = None
+    baseline_accuracy: float | None = None

@@ -23,8 +23,20 @@ SHOWN_NAMES = 10
 """Classes that an error or note names."""
 
 
-def load_other_data(run: Path, config: RunConfig, saved: SavedModel, data: str, on_progress: OnProgress) -> ImageSet:
+def load_other_data(
+    run: Path,
+    config: RunConfig,
+    saved: SavedModel,
+    data: str,
+    on_progress: OnProgress,
+    *,
+    max_pixels: int | None = None,
+    allow_truncated: bool | None = None,
+) -> ImageSet:
     """Return images at the input size of a network, labelled with its classes; images of other classes are skipped.
+
+    Args:
+        max_pixels, allow_truncated: which files are accepted; None: as when the run was trained.
 
     Raises:
         DataError: there is no image of a class that the network knows.
@@ -41,8 +53,8 @@ def load_other_data(run: Path, config: RunConfig, saved: SavedModel, data: str, 
                 resize=own.resize,
                 crop_fraction=own.crop_fraction,
                 interpolation=own.interpolation,
-                max_pixels=own.max_pixels,
-                allow_truncated=own.allow_truncated,
+                max_pixels=max_pixels or own.max_pixels,
+                allow_truncated=own.allow_truncated if allow_truncated is None else allow_truncated,
             ).data,
             on_progress,
             to_train=False,
