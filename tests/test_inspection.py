@@ -24,6 +24,7 @@ from convscope.data.duplicates import find_duplicates
 from convscope.data.splits import Splits
 from convscope.errors import DataError, UsageError
 from convscope.evaluation.metrics import make_predictions, most_confused_cells, suspected_label_errors
+from convscope.evaluation.records import shown_order
 from convscope.inspection import INSPECTIONS, Evidence, Subject
 from convscope.inspection.activating import channel_activations, inspect_activating
 from convscope.inspection.confusion import inspect_confused_pairs, inspect_confusion
@@ -533,8 +534,9 @@ def test_any_image_can_be_inspected(run: Path, photo: Path, capsys: pytest.Captu
 def test_a_run_is_inspected_with_its_data(run: Path, tmp_path: Path) -> None:
     found = convscope.inspect(run, out=tmp_path / "page.html")
     rows = read_csv(run / "predictions.csv")
-    assert (found.image, found.label) == (rows[0]["image"], rows[0]["predicted"])
-    assert found.probability == pytest.approx(float(rows[0]["p_pred"]), rel=1e-4)
+    shown = rows[shown_order(len(rows), 0)[0]]
+    assert (found.image, found.label) == (shown["image"], shown["predicted"])
+    assert found.probability == pytest.approx(float(shown["p_pred"]), rel=1e-4)
     assert list(found.sections) == list(INSPECTIONS)
     assert [reason for name, reason in found.sections.items() if reason and name != "labels"] == []
     page = Page()

@@ -22,6 +22,7 @@ from convscope.config import DataConfig, ModelConfig, RunConfig, TrainConfig, co
 from convscope.errors import RunError
 from convscope.evaluation.calibration import measure_reliability
 from convscope.evaluation.metrics import make_predictions
+from convscope.evaluation.records import shown_order
 from convscope.pages import charts
 from convscope.pages.page import build_report
 from convscope.pages.section import RecordedRun
@@ -341,10 +342,13 @@ def test_images_are_the_recorded_ones_in_order(hostile: Made, hostile_page: tupl
     page, _ = hostile_page
     thumbnails = read_thumbnails(hostile.folder)
     sources = [str(image["src"]) for image in page.of("img")]
-    predictions, mistakes = (read_csv(hostile.folder / name)[:20] for name in ("predictions.csv", "mistakes.csv"))
+    rows, worst = (read_csv(hostile.folder / name) for name in ("predictions.csv", "mistakes.csv"))
+    rows = [rows[i] for i in shown_order(len(rows), 3)]
+    predictions = rows[:20]
+    mistakes = [row for row in rows if row["true"] != row["predicted"]][:20] + worst[:20]
     samples = [f"digits/{i}" for i in range(1, 20)]  # image 0 has no thumbnail
     ids = samples + [row["image"] for row in predictions + mistakes]
-    assert len(sources) == len(ids) + 4 == 63  # the last four are feature maps
+    assert len(sources) == len(ids) + 4 == 83  # the last four are feature maps
     for source, pixels in zip(sources, ids, strict=False):
         decoded = np.asarray(Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))))
         assert (decoded == thumbnails[pixels][..., 0]).all()
@@ -358,13 +362,13 @@ def test_mistakes_come_worst_first_with_prediction_actual_loss_probability(
 ) -> None:
     page, _ = hostile_page
     rows = read_csv(hostile.folder / "mistakes.csv")[:20]
-    for caption, row in zip(page.captions[40:60], rows, strict=True):
+    for caption, row in zip(page.captions[60:80], rows, strict=True):
         expected = (
             f"predicted {name_text(row['predicted'])}", f"actual {name_text(row['true'])}",
             f"loss {float(row['loss']):.2f}", f"probability {100 * float(row['p_pred']):.1f}\u00a0%",
         )  # fmt: skip
         assert [line for line in caption.split("\n") if line] == list(expected)
-    losses = [float(m[1]) for m in (re.search(r"loss ([\d.]+)", c) for c in page.captions[40:60]) if m]
+    losses = [float(m[1]) for m in (re.search(r"loss ([\d.]+)", c) for c in page.captions[60:80]) if m]
     assert losses == sorted(losses, reverse=True)
 
 
@@ -407,7 +411,7 @@ def test_page_is_accessible_in_form(hostile: Made, hostile_page: tuple[Page, str
     assert levels.count(1) == 1
     assert all(later <= earlier + 1 for earlier, later in pairwise(levels))
     assert [text for level, text in page.headings if level == 2] == [
-        "Data", "Learning curves", "Results", "Confusion matrix", "First test predictions", "Worst mistakes",
+        "Data", "Learning curves", "Results", "Confusion matrix", "First predictions", "Mistakes",
         "Inside the network", "Calibration", "The file that predicts", "Memory and time",
         "Configuration",
     ]  # fmt: skip
