@@ -14,6 +14,7 @@ from sklearn.metrics import log_loss
 import convscope
 from convscope.evaluation.calibration import NUM_BINS, fit_temperature, measure_reliability
 from convscope.evaluation.metrics import make_predictions
+from convscope.evaluation.records import shown_order
 from convscope.results.panels import Curves, FeatureMaps, Heat, ImageGrid, Line, Matrix, Table
 from convscope.results.run import Predictions
 from convscope.storage.files import read_csv, read_json
@@ -119,9 +120,10 @@ def test_a_run_records_its_calibration_and_one_image(tmp_path: Path) -> None:
     assert isinstance(heat, Heat)
     assert isinstance(prediction, Table)
     assert isinstance(maps, FeatureMaps)
-    assert prediction.rows[0] == ("Image", rows[0]["image"])
-    assert prediction.rows[1] == ("Actual class", rows[0]["true"])
-    assert prediction.rows[2][0] == f"Probability of {rows[0]['predicted']}"
+    shown = rows[shown_order(len(rows), 0)[0]]
+    assert prediction.rows[0] == ("Image", shown["image"])
+    assert prediction.rows[1] == ("Actual class", shown["true"])
+    assert prediction.rows[2][0] == f"Probability of {shown['predicted']}"
     assert "Inside the network" in (run / "report.html").read_text("utf-8")
 
 
