@@ -15,6 +15,8 @@ from PIL import Image
 from sklearn.dummy import DummyClassifier
 
 import convscope
+from convscope.api.compare import _with_baseline
+from convscope.comparison.compare import compare_runs, comparison_to_json
 from convscope.config import DataConfig, ModelConfig, RunConfig
 from convscope.data.dataset import pixel_digests
 from convscope.data.duplicates import find_known
@@ -27,7 +29,7 @@ from convscope.run.other_data import evaluation_folder
 from convscope.storage.files import read_csv, read_json, write_json
 from convscope.storage.panels import read_panels
 from convscope.storage.run_folder import read_thumbnails
-from tests.support import Page, encoded, make_image_set, run_convscope, smooth, write_folder
+from tests.support import Page, draw, encoded, make_image_set, run_convscope, smooth, write_folder, write_run
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +129,20 @@ def test_the_baseline_is_recorded_and_shown(run: Path, capsys: pytest.CaptureFix
     tested = [row["label"] for row in splits if row["split"] == "test"]
     assert (results["baseline_class"], results["baseline_accuracy"]) == ("a", tested.count("a") / len(tested))
     assert "always naming a" in run_convscope(capsys, "evaluate", run)[1]
+
+
+def test_an_open_verdict_between_two_guesses_says_so(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / name, draw(0.5, seed), model=name) for seed, name in enumerate(("mlp", "cnn"))]
+    for baseline, words in ((0.6, "not better than guessing (always naming it gives 60.0"), (0.2, "cannot tell")):
+        write_json(
+            runs[0] / "results.json",
+            read_json(runs[0] / "results.json") | {"baseline_class": "it", "baseline_accuracy": baseline},
+        )
+        comparison = _with_baseline(compare_runs(runs), runs[0])
+        assert comparison.pairs[0].verdict == "cannot tell"
+        assert words in comparison.pairs[0].sentence
+        assert "more test images" not in comparison.pairs[0].sentence or baseline < 0.5
+        assert comparison_to_json(comparison)["baseline_accuracy"] == baseline
 
 
 # ---------------------------------------------------------------- other data
