@@ -16,6 +16,7 @@ ConvscopeError
 """
 
 import shlex
+import signal
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -81,6 +82,22 @@ class Interrupted(ConvscopeError):
 def command(*words: object) -> str:
     """Return a command line of convscope to be typed, quoted for a POSIX shell."""
     return shlex.join(["convscope", *map(str, words)])
+
+
+def describe_exit(code: int, printed: str = "") -> str:
+    """Return how a process ended: by which signal, or with which exit code and last printed line.
+
+    A process that a signal ends cannot say why, so what it printed last is about something else.
+
+    Example:
+        >>> describe_exit(-11), describe_exit(1, "Traceback ...\\nValueError: no")
+        ('was killed by SIGSEGV', 'ended with exit code 1: ValueError: no')
+    """
+    if code < 0:
+        names = {member.value: member.name for member in signal.Signals}
+        return f"was killed by {names.get(-code, f'signal {-code}')}"
+    lines = printed.strip().splitlines()
+    return f"ended with exit code {code}" + (f": {lines[-1]}" if lines else "")
 
 
 def unknown_name(

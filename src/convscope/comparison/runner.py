@@ -30,7 +30,7 @@ from convscope.cpu import available_processors, jobs_at_once
 from convscope.data.batches import CHUNK_BYTES
 from convscope.data.load import load_images
 from convscope.device import choose_device, memory_in_use_bytes, threads_for_step
-from convscope.errors import ConvscopeError, Interrupted, TrainingError, UsageError
+from convscope.errors import ConvscopeError, Interrupted, TrainingError, UsageError, describe_exit
 from convscope.evaluation.predict import evaluation_batch_size
 from convscope.memory.predict import budget_of_run
 from convscope.models.spec import InputShape
@@ -201,11 +201,7 @@ class _Child:
 
 def _error(run: Path, code: int, failure: str | None, printed: str) -> ConvscopeError:
     if failure is None:
-        lines = printed.strip().splitlines()
-        ended = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        return TrainingError(
-            f"{run}: its process {ended}{': ' + lines[-1] if lines else ''}; the same command goes on from there"
-        )
+        return TrainingError(f"{run}: its process {describe_exit(code, printed)}; the same command goes on from there")
     kind = {UsageError.exit_code: UsageError, Interrupted.exit_code: Interrupted}.get(code, TrainingError)
     return kind(f"{run}: {failure}")
 

@@ -13,6 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from multiprocessing import active_children, get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from convscope.config import STACK, ComputeConfig, DataConfig, ModelConfig, RunC
 from convscope.cpu import jobs_at_once
 from convscope.data.dataset import ImageSet
 from convscope.data.load import load_images
-from convscope.errors import Interrupted, TrainingError
+from convscope.errors import Interrupted, TrainingError, describe_exit
 from convscope.experiments.experiment import Setting
 from convscope.models import count_parameters
 from convscope.progress import OnProgress, Progress, ignore_progress
@@ -169,18 +170,22 @@ def _run_all(tasks: Sequence[tuple[Variant, Measure | None]], jobs: int, scratch
     if jobs == 1:
         yield from (_run(*task, scratch) for task in tasks)
         return
-    others = set(active_children())
+    others, workers = set(active_children()), set[BaseProcess]()
     pool = ProcessPoolExecutor(min(jobs, len(tasks)), get_context("spawn"), initializer=_start_worker)
     try:
-        for future in [pool.submit(_run, *task, scratch) for task in tasks]:
+        futures = [pool.submit(_run, *task, scratch) for task in tasks]
+        workers = set(active_children()) - others
+        for future in futures:
             yield future.result()
     except BaseException as error:
         for worker in set(active_children()) - others:
             worker.kill()  # a network in training would answer a gentler signal only after its step
         if isinstance(error, BrokenProcessPool):
+            codes = [worker.exitcode or 0 for worker in workers]  # the pool ends the others with SIGTERM
+            code = next((code for code in codes if code not in (0, -signal.SIGTERM)), -signal.SIGTERM)
             raise TrainingError(
-                "a training process ended early, perhaps for lack of memory; train one network at a time with "
-                '--jobs 1. A script that calls convscope.lab needs `if __name__ == "__main__":`'
+                f"a training process {describe_exit(code)}, perhaps for lack of memory; train one network at a time "
+                'with --jobs 1. A script that calls convscope.lab needs `if __name__ == "__main__":`'
             ) from None
         raise
     finally:

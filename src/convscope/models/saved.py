@@ -11,6 +11,7 @@ from convscope.config import HeadKind, ModelConfig
 from convscope.errors import RunError
 from convscope.models import build_model
 from convscope.models.spec import InputShape
+from convscope.models.surgery.subsampled import subsample_before_convolution
 from convscope.storage.files import read_json, write_bytes, write_json
 from convscope.storage.run_start import check_schema
 from convscope.storage.tensors import read_into, stream_tensors
@@ -89,5 +90,8 @@ def preprocessing_to_json(input_shape: InputShape, mean: tuple[float, ...], std:
 
 
 def channels_last(model: nn.Module) -> nn.Module:
-    """Return the model with its convolution weights in channels-last order: the same results, faster pooling."""
-    return model.to(memory_format=torch.channels_last)
+    """Return the model with its convolution weights in channels-last order: the same results, faster pooling.
+
+    All networks that compute pass here. Layers for which oneDNN is not safe in this order are computed in another way.
+    """
+    return subsample_before_convolution(model).to(memory_format=torch.channels_last)

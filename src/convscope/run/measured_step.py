@@ -25,7 +25,7 @@ from convscope.device import (
     peak_memory_bytes,
     threads_for_step,
 )
-from convscope.errors import TrainingError
+from convscope.errors import TrainingError, describe_exit
 from convscope.memory.macs import count_macs
 from convscope.models import build_model, find_model
 from convscope.models.saved import channels_last
@@ -68,8 +68,9 @@ def measure_step(
     command = [sys.executable, "-m", "convscope.run.measured_step", json.dumps(order)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        reason = (done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"])[-1]
-        raise TrainingError(f"the measured step failed: {reason}; try a smaller --batch")
+        raise TrainingError(
+            f"the process of the measured step {describe_exit(done.returncode, done.stderr)}; try a smaller --batch"
+        )
     return MeasuredMemory(**json.loads(done.stdout.strip().splitlines()[-1]))
 
 
