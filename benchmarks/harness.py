@@ -54,7 +54,7 @@ def mean_and_deviation(values: Sequence[float]) -> str:
 
 
 def environment() -> dict[str, Any]:
-    """Return versions, hardware, the measured matrix-product rate, and how busy the machine was."""
+    """Return versions, hardware, the measured peak rate, and how busy the machine was."""
     device = torch.device("cpu")
     hardware = describe_hardware(device)
     return {
@@ -62,7 +62,7 @@ def environment() -> dict[str, Any]:
         "cpu": hardware.name,
         "cpu_cores": hardware.cpu_cores,
         "platform": hardware.platform,
-        "gemm_gflops": round(measure_peak_flops(device) / 1e9, 1),
+        "peak_gflops": round(measure_peak_flops(device) / 1e9, 1),
         "load_average": os.getloadavg(),
         "versions": {name: version(name) for name in ("convscope", "torch", "torchvision", "numpy")},
     }
@@ -83,7 +83,7 @@ def write_results(
         method,
         "",
         f"{where['date']}; {where['cpu']}, {where['cpu_cores']} cores, {where['platform']}; "
-        f"matrix product {where['gemm_gflops']} GFLOP/s; {versions}.",
+        f"matrix product or convolution {where['peak_gflops']} GFLOP/s; {versions}.",
         "",
         "| " + " | ".join(columns) + " |",
         "|" + "---|" * len(columns),

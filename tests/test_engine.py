@@ -15,12 +15,13 @@ import onnx
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor, nn
 
 import convscope
 from convscope.config import ModelConfig
 from convscope.data.batches import Preprocessing
 from convscope.data.decode.resize import Resizing, resize_image
-from convscope.errors import RunError, UsageError
+from convscope.errors import ExportError, RunError, UsageError
 from convscope.inference.card import ModelCard, card_from_json, card_to_json
 from convscope.inference.engine import Engine, load_engine
 from convscope.inference.export import to_onnx, trace
@@ -322,3 +323,13 @@ def test_noise_is_unknown_and_test_images_are_not(tmp_path: Path) -> None:
     unknown = [answer for answer in answers if answer.unknown]
     assert len(unknown) > 50
     assert all(answer.label == "unknown" and answer.topk[0][0] in "0123456789" for answer in unknown)
+
+
+def test_a_network_without_an_onnx_form_leaves_standard_output_alone(capfd: pytest.CaptureFixture[str]) -> None:
+    class Bessel(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.special.bessel_j0(x).flatten(1)
+
+    with pytest.raises(ExportError, match="bessel_j0"):
+        trace(Bessel().eval(), torch.zeros(2, 3), input_name="x", output_names=("y",))
+    assert capfd.readouterr().out == ""

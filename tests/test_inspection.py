@@ -304,6 +304,39 @@ class ChannelsLast(nn.Module):
         return logits
 
 
+class FourAxes(nn.Module):
+    """Outputs with four axes that are no places: attention, blocks of tokens, heads in the batch, an unknown layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 8, 2, 2)
+        self.tokens, self.attention, self.blocks = nn.Linear(8, 8), nn.Linear(3, 3), nn.Linear(8, 8)
+        self.heads, self.unknown, self.head = nn.Conv2d(4, 4, 1), nn.GELU(), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.patches(x)
+        tokens = self.tokens(maps.flatten(2).transpose(1, 2))
+        n = tokens.shape[1]
+        self.attention(torch.zeros(1, n, n, 3))
+        self.blocks(tokens.reshape(1, 4, n // 4, 8))
+        self.heads(maps.reshape(2, 4, *maps.shape[2:]))
+        self.unknown(torch.zeros(1, 5, 5, 6))
+        logits: Tensor = self.head(tokens.mean(1))
+        return logits
+
+
+def test_four_axes_are_not_always_places() -> None:
+    subject = make_subject(network=FourAxes())
+    calls = layer_calls(subject)
+    assert [call.name for call in calls if call.is_feature_maps] == ["patches"]
+    assert [call.name for call in calls if call.is_vector] == ["head"]
+    for layer in ("attention", "blocks", "heads", "unknown"):
+        with pytest.raises(UsageError, match="has no feature maps, which Grad-CAM needs"):
+            grad_cam(replace(subject, layer=layer), (0,))
+    (panel,) = inspect_feature_maps(subject)
+    assert panel.title == "The image in 2 layers, from first to last; without 5 layers of tokens, which are not images"
+
+
 def test_feature_maps_with_channels_last_are_the_same() -> None:
     first, last = ChannelsLast(last=False), ChannelsLast(last=True)
     state = first.state_dict()

@@ -52,7 +52,7 @@ def test_a_run_folder_holds_what_is_promised(run: Path) -> None:
     assert (
         results["split_sha256"] == start["split_sha256"] == hashlib.sha256((run / "split.csv").read_bytes()).hexdigest()
     )
-    assert 0 < results["fraction_of_peak_flops"] < 1.5
+    assert 0 < results["fraction_of_peak_flops"] <= 1
     assert results["peak_memory_bytes"] > 50e6
     assert results["accuracy"]["value"] > 0.9
     assert sum(map(sum, results["confusion"])) == results["accuracy"]["n"]

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 import convscope
+from convscope import device
 from convscope.errors import WeightsError
 from convscope.models.zoo.pretrained import weights_status
 from convscope.run import prepare
@@ -109,3 +111,15 @@ def test_a_recipe_without_its_weights_names_the_one_that_needs_none(
 
 def of_weights(name: str) -> str:
     return weights_status(RECIPES[name].config.model.name)
+
+
+def test_the_peak_is_that_of_the_faster_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    product, convolution = 2 * 1024**3, 2 * 8 * 28**2 * 128 * 128 * 9
+    cpu = torch.device("cpu")
+    for seconds, expected in (((1.0, 1e3), product), ((1e3, 1.0), convolution)):
+        device._peak_flops.cache_clear()
+        times = iter(seconds)
+        monkeypatch.setattr(device, "shortest_seconds", lambda work, _, times=times: work() is None or next(times))
+        assert device.measure_peak_flops(cpu) == expected
+        assert device.measure_peak_flops(cpu) == expected, "measured once in a process"
+    device._peak_flops.cache_clear()

@@ -23,6 +23,7 @@ from convscope.torch_internals import (
     multiplies_bfloat16,
     run_backward,
     shallow_copy,
+    silent_exporter,
     storage_key,
     version,
 )
@@ -125,6 +126,13 @@ def check_kineto_results() -> None:
     assert sizes == [4000, 4000, -4000, -4000]
 
 
+def check_silent_exporter() -> None:
+    with silent_exporter():
+        torch._C._jit_onnx_log("not shown")
+        assert not torch._C._jit_is_onnx_log_enabled()
+    assert torch._C._jit_is_onnx_log_enabled()
+
+
 def check_kernels() -> None:
     """The arguments that our rules take by position."""
     names = {func: [argument.name for argument in func._schema.arguments] for func in {*RESULTS, *WORKSPACE}}
@@ -160,6 +168,7 @@ CHECKS: dict[str, Callable[[], None]] = {
     "torch.cpu._is_*_supported": check_bfloat16,
     "profile.kineto_results": check_kineto_results,
     "torch.ops.aten": check_kernels,
+    "torch._C._jit_set_onnx_log_enabled": check_silent_exporter,
 }
 
 

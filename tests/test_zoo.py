@@ -27,6 +27,7 @@ from convscope.models.surgery.first_layer import change_channels, set_input_chan
 from convscope.models.surgery.head import split_backbone
 from convscope.models.zoo.catalog import count_zoo_parameters, find_network, zoo_names
 from convscope.models.zoo.weights import EMBEDDED
+from convscope.torch_internals import allocation_sizes
 
 FAMILIES = {
     "densenet121": 64,
@@ -169,6 +170,10 @@ def test_a_listing_says_what_is_where() -> None:
     assert further == len(zoo_names("timm/resnet*")) - 2
     rows, _ = convscope.list_models()
     assert [row["model"] for row in rows] == list(MODELS)
+
+
+def test_our_networks_are_listed_without_making_their_weights() -> None:
+    assert max(allocation_sizes(lambda: convscope.list_models()), default=0) < 1_000_000
 
 
 # ---------------------------------------------------------------- as trained

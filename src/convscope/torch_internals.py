@@ -136,6 +136,17 @@ def allocation_sizes(work: Callable[[], object]) -> list[int]:
 
 
 @contextmanager
+def silent_exporter() -> Iterator[None]:
+    """Keep torch's ONNX exporter from printing the graph it fails on: to standard output, where our JSON goes."""
+    was_enabled = torch._C._jit_is_onnx_log_enabled()
+    torch._C._jit_set_onnx_log_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._jit_set_onnx_log_enabled(was_enabled)
+
+
+@contextmanager
 def constant_padding() -> Iterator[None]:
     """Make padding that timm computes from the image size a constant of a graph that is traced inside.
 

@@ -6,10 +6,11 @@ from typing import Any
 from convscope.config import ModelConfig
 from convscope.device import process_unchanged
 from convscope.memory.macs import count_macs
-from convscope.models import MODELS, build_model, count_parameters, find_model
+from convscope.models import MODELS, build_shapes, count_parameters, find_model
 from convscope.models.spec import ModelSpec
 from convscope.models.zoo.catalog import count_zoo_parameters, zoo_names
 from convscope.models.zoo.pretrained import weights_status
+from convscope.torch_internals import without_compiler
 
 MODELS_LISTED = 40
 """Up to this many networks of torchvision and timm are listed at a time."""
@@ -28,8 +29,10 @@ def list_models(pattern: str | None = None, *, limit: int = MODELS_LISTED) -> tu
     found: list[tuple[str, ModelSpec, int | None, int | None, str | None]] = []
     for name, spec in MODELS.items():
         if fnmatchcase(name, pattern or "*"):
-            network = build_model(ModelConfig(name=name), spec.native_shape, spec.native_classes)
-            found.append((name, spec, count_parameters(network), count_macs(network, spec.native_shape), None))
+            network = build_shapes(ModelConfig(name=name), spec.native_shape, spec.native_classes)
+            with without_compiler():
+                macs = count_macs(network, spec.native_shape)
+            found.append((name, spec, count_parameters(network), macs, None))
     names = [] if pattern is None else zoo_names(pattern)
     for name in names[:limit]:
         found.append((name, find_model(name), count_zoo_parameters(name), None, weights_status(name)))

@@ -20,7 +20,7 @@ from convscope.inference.card import CARD_KEY, ModelCard, card_to_json
 from convscope.inference.unknown import MIN_NORM, ClassMeans
 from convscope.models.saved import SavedModel
 from convscope.models.surgery.head import find_dense_head
-from convscope.torch_internals import constant_padding
+from convscope.torch_internals import constant_padding, silent_exporter
 
 OPSET = 18
 """Version of ONNX's operators, of 2022; ONNX Runtime has them since 1.14."""
@@ -93,7 +93,7 @@ def trace(model: nn.Module, example: Tensor, *, input_name: str, output_names: S
     """
     content = io.BytesIO()
     rows = {name: {0: "batch"} for name in (input_name, *output_names)}
-    with warnings.catch_warnings(), torch.inference_mode(), constant_padding():
+    with warnings.catch_warnings(), torch.inference_mode(), constant_padding(), silent_exporter():
         warnings.simplefilter("ignore")  # of the exporter about its deprecation, of the tracer about constant sizes
         try:
             torch.onnx.export(

@@ -21,14 +21,14 @@ def inspect_feature_maps(subject: Subject, *, max_layers: int = MAX_LAYERS) -> t
     if subject.layer is not None:
         call = find_call(calls, subject.layer)
         return (_panel(f"All feature maps of layer {call.name}", [call], MAX_MAPS_OF_ONE_LAYER),)
-    shown = [call for call in calls if call.output.ndim in (2, 4)]
+    shown = [call for call in calls if call.is_feature_maps or call.is_vector]
     if not shown:
         raise UsageError("the layers of this network output neither feature maps nor vectors")
+    tokens = len(calls) - len(shown)
     title = f"The image in {len(shown)} layers, from first to last"
     if len(shown) > max_layers:
         title = f"The image in {max_layers} of {len(shown)} layers, from first to last"
         shown = [shown[i] for i in np.linspace(0, len(shown) - 1, max_layers).round().astype(int)]
-    tokens = sum(call.output.ndim == 3 for call in calls)
     if tokens:
         title += f"; without {tokens} layers of tokens, which are not images"
     return (_panel(title, shown, MAX_MAPS),)

@@ -1,6 +1,8 @@
 """The outputs of all layers during a forward pass; the hooks live in a `with` and do not change the network."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -15,6 +17,34 @@ UNCHANGED = (nn.Identity, nn.Flatten, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn
 POOLING = (
     nn.MaxPool2d, nn.AvgPool2d, nn.LPPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d,
 )  # fmt: skip
+CHANNELS_FIRST = (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.GroupNorm, nn.Upsample, *POOLING)
+"""Modules whose input and output are [B, C, H, W]."""
+
+
+@dataclass
+class Shapes:
+    """What a forward pass shows of a network's shapes.
+
+    Args:
+        image: B, H and W of the network's input.
+        channels_last: shapes with four axes -> whether they are [B, H, W, C], not [B, C, H, W]; others are unknown.
+        tokens: numbers of tokens in outputs [B, tokens, C].
+    """
+
+    image: tuple[int, int, int] = (0, 0, 0)
+    channels_last: dict[torch.Size, bool] = field(default_factory=dict)
+    tokens: set[int] = field(default_factory=set)
+
+    def learn(self, module: nn.Module, x: object, output: Tensor) -> None:
+        """Take note of what one call of a module shows."""
+        if output.ndim == 3 and len(output) == self.image[0]:
+            self.tokens.add(output.shape[1])
+        elif output.ndim == 4 and isinstance(module, CHANNELS_FIRST):
+            for tensor in (x, output):
+                if isinstance(tensor, Tensor) and tensor.ndim == 4:
+                    self.channels_last[tensor.shape] = False
+        elif output.ndim == 4 and (isinstance(module, nn.Linear) or type(module) is nn.LayerNorm):
+            self.channels_last.setdefault(output.shape, True)  # timm's subclass of LayerNorm has channels first
 
 
 @dataclass(frozen=True)
@@ -24,14 +54,13 @@ class Call:
     Args:
         name: of the module; with the number of the call from the second on, as in "relu (call 2)".
         output: [B, ...], copied before a later layer could change it in place.
-        channels_last: shapes of feature maps in this network -> whether they are [B, H, W, C], not [B, C, H, W];
-            complete after the forward pass.
+        seen: what is known of the network's shapes; complete after the forward pass.
     """
 
     name: str
     module: nn.Module
     output: Tensor
-    channels_last: Mapping[torch.Size, bool] = field(repr=False)
+    seen: Shapes = field(repr=False)
 
     @property
     def kind(self) -> str:
@@ -40,13 +69,30 @@ class Call:
 
     @property
     def is_feature_maps(self) -> bool:
-        """Whether the output is feature maps of more than one place."""
-        return self.output.ndim == 4 and self.places[0] * self.places[1] > 1
+        """Whether the output is feature maps of more than one place.
+
+        Four axes are not enough: attention has [B, heads, tokens, tokens], windows have [B * windows, H, W, C]. The
+        axis of the channels must be known, and height to width must be as in the image: up to the pixel that padding
+        adds, and up to a factor of two for convolutions, which may do without padding.
+        """
+        if self.output.ndim != 4 or self.output.shape not in self.seen.channels_last:
+            return False
+        images, rows, columns = self.seen.image
+        height, width = self.places
+        tall, wide = height * columns, width * rows
+        slack = max(rows, columns) if self.is_channels_last else max(tall, wide) / 2
+        as_tokens = self.is_channels_last and height in self.seen.tokens  # [B, tokens, tokens, heads]
+        return len(self.output) == images and height * width > 1 and abs(tall - wide) <= slack and not as_tokens
+
+    @property
+    def is_vector(self) -> bool:
+        """Whether the output is one vector for each image, perhaps with a place of its own, as after pooling."""
+        return self.output.ndim == 2 or (self.output.ndim == 4 and self.output[0].numel() == max(self.output.shape[1:]))
 
     @property
     def is_channels_last(self) -> bool:
         """Whether the output is feature maps [B, H, W, C]: only layers that act on the last axis have this shape."""
-        return self.channels_last.get(self.output.shape, False)
+        return self.seen.channels_last.get(self.output.shape, False)
 
     @property
     def places(self) -> tuple[int, int]:
@@ -67,30 +113,32 @@ def recorded_calls(model: nn.Module, *, only: nn.Module | None = None) -> Iterat
     modules get copies, so in-place layers do not change the record. Gradients flow from the copies to the record.
     """
     calls: list[Call] = []
-    channels_last: dict[torch.Size, bool] = {}
+    seen = Shapes()
     passed_on: dict[int, tuple[Tensor, int]] = {}  # by id, kept alive so that ids stay unique; with the version then
     times: dict[str, int] = {}
 
-    def hook(name: str, module: nn.Module, output: object) -> Tensor | None:
+    def enter(_: nn.Module, inputs: tuple[object, ...]) -> None:
+        if isinstance(inputs[0], Tensor) and inputs[0].ndim == 4:
+            seen.image = len(inputs[0]), inputs[0].shape[2], inputs[0].shape[3]
+
+    def hook(name: str, module: nn.Module, x: object, output: object) -> Tensor | None:
         if not isinstance(output, Tensor) or output.ndim < 2 or not output.is_floating_point():
             return None
         if isinstance(module, UNCHANGED) or passed_on.get(id(output), (None, -1))[1] == version(output):
             return None
         times[name] = times.get(name, 0) + 1
-        if output.ndim == 4 and isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.GroupNorm):
-            channels_last[output.shape] = False
-        elif output.ndim == 4 and (isinstance(module, nn.Linear) or type(module) is nn.LayerNorm):
-            channels_last.setdefault(output.shape, True)  # timm's subclass of LayerNorm has channels first
-        calls.append(Call(name if times[name] == 1 else f"{name} (call {times[name]})", module, output, channels_last))
+        seen.learn(module, x, output)
+        calls.append(Call(name if times[name] == 1 else f"{name} (call {times[name]})", module, output, seen))
         copy = output.clone()
         passed_on[id(copy)] = copy, version(copy)
         return copy
 
     def hook_of(name: str) -> object:
-        return lambda module, _, output: hook(name, module, output)
+        return lambda module, inputs, output: hook(name, module, inputs[0] if inputs else None, output)
 
     modules = [(name or "network", module) for name, module in model.named_modules() if only in (None, module)]
-    handles = [module.register_forward_hook(hook_of(name)) for name, module in modules]
+    handles = [model.register_forward_pre_hook(enter)]
+    handles += [module.register_forward_hook(hook_of(name)) for name, module in modules]
     try:
         yield calls
     finally:

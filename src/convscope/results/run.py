@@ -194,7 +194,7 @@ class RunResult:
         train_seconds: time in training and validation, over all sessions.
         peak_memory_bytes: peak memory of the process (on CUDA: of the device) up to the end of the evaluation.
         fraction_of_peak_flops: operations of training and validation per second, as a fraction of the rate of a large
-            matrix product in the same number format, measured in the same process.
+            matrix product or convolution, whichever is faster, in the same number format, measured in the same process.
         leaked_images: images of the split with a duplicate or near duplicate in the training or validation split;
             nonzero only if the source itself defines the splits.
         accuracy_without_leaked: on the other images; None without leaks or without other images.

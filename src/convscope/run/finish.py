@@ -176,9 +176,11 @@ def _data_notes(images: ImageSet) -> list[str]:
     return [f"{files} skipped, {len(images):,} images used; skipped.csv lists reasons and remedies"]
 
 
-def _fraction_of_peak(prepared: Prepared, trained: TrainResult) -> float:
+def _fraction_of_peak(prepared: Prepared, trained: TrainResult) -> float | None:
+    """Return the fraction of peak FLOPS; None if the peak was measured while something else slowed the machine."""
     images, splits, network, epochs = prepared.images, prepared.splits, prepared.network, len(trained.history)
     flops = epochs * len(splits.train) * count_training_flops(network, images.shape)
     flops += epochs * len(splits.validation) * 2 * prepared.macs
     reduced = reduced_dtype(prepared.device, prepared.config.compute.precision)
-    return flops / trained.train_seconds / measure_peak_flops(prepared.device, reduced or torch.float32)
+    share = flops / trained.train_seconds / measure_peak_flops(prepared.device, reduced or torch.float32)
+    return share if share <= 1 else None
