@@ -127,10 +127,10 @@ def check_kineto_results() -> None:
 
 
 def check_silent_exporter() -> None:
+    log = torch._C._jit_onnx_log
     with silent_exporter():
-        torch._C._jit_onnx_log("not shown")
-        assert not torch._C._jit_is_onnx_log_enabled()
-    assert torch._C._jit_is_onnx_log_enabled()
+        assert torch._C._jit_onnx_log("Torch IR graph at exception: ", None) is None
+    assert torch._C._jit_onnx_log is log
 
 
 def check_kernels() -> None:
@@ -168,7 +168,7 @@ CHECKS: dict[str, Callable[[], None]] = {
     "torch.cpu._is_*_supported": check_bfloat16,
     "profile.kineto_results": check_kineto_results,
     "torch.ops.aten": check_kernels,
-    "torch._C._jit_set_onnx_log_enabled": check_silent_exporter,
+    "torch._C._jit_onnx_log": check_silent_exporter,
 }
 
 

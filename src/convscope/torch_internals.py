@@ -138,12 +138,12 @@ def allocation_sizes(work: Callable[[], object]) -> list[int]:
 @contextmanager
 def silent_exporter() -> Iterator[None]:
     """Keep torch's ONNX exporter from printing the graph it fails on: to standard output, where our JSON goes."""
-    was_enabled = torch._C._jit_is_onnx_log_enabled()
-    torch._C._jit_set_onnx_log_enabled(False)
+    log = torch._C._jit_onnx_log
+    torch._C._jit_onnx_log = lambda *_: None  # the exporter switches its log on whatever it is told
     try:
         yield
     finally:
-        torch._C._jit_set_onnx_log_enabled(was_enabled)
+        torch._C._jit_onnx_log = log
 
 
 @contextmanager
