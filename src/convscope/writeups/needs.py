@@ -14,7 +14,8 @@ from convscope.writeups.recipes import RECIPES, Recipe
 USUAL_SHARE, FACTOR = 0.2, 3.0
 """Fraction of peak FLOPS that training reaches, and how far off that may be either way.
 
-Two epochs on 4,000 digits, float32, one thread of a Xeon with AVX-512: 0.09 (LeNet-5, N2) to 0.29 (N3).
+Two epochs on 4,000 digits, float32, one thread of a Xeon with AVX-512 beside other load, one run each: 0.09 (LeNet-5,
+N2) to 0.29 (N3).
 """
 
 TRAINING_PASSES = 3
