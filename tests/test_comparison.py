@@ -16,7 +16,7 @@ import pytest
 import convscope
 from convscope import cpu
 from convscope.comparison import runner as processes
-from convscope.comparison.compare import compare_runs, comparison_to_json
+from convscope.comparison.compare import compare_runs, comparison_to_json, points_text
 from convscope.comparison.plan import plan_runs
 from convscope.comparison.recorded import name_configs
 from convscope.comparison.runner import Need, choose_jobs, predict_needs
@@ -70,7 +70,7 @@ def test_runs_of_one_network_stand_for_themselves(runs: list[Path]) -> None:
     comparison = compare_runs(runs[1:3])
     assert [model.model for model in comparison.models] == ["mlp seed=1", "mlp seed=2"]
     (pair,) = comparison.pairs
-    assert (pair.verdict, pair.rests_on) == (CANNOT_TELL, "images")
+    assert (pair.verdict, pair.rests_on) == (CANNOT_TELL, "images, with seeds assumed")
     assert re.search(r"about [\d,]+ more test images or --seeds 3 might", pair.sentence)
 
 
@@ -83,10 +83,50 @@ def test_one_run_of_each_is_not_enough_for_a_small_difference(tmp_path: Path) ->
     b[np.flatnonzero(a)[:640]] = False
     pair = compare_runs([write_run(tmp_path / "a", a), write_run(tmp_path / "b", b, model="cnn")]).pairs[0]
     assert pair.difference == pytest.approx(0.012)
-    assert pair.p_value < 0.05
-    assert pair.low > 0
+    assert pair.mcnemar[0].p_value < 0.05
+    assert pair.low < 0 < pair.high
+    assert pair.p_value > 0.05
     assert pair.verdict == CANNOT_TELL
     assert "other seeds might not" in pair.sentence
+
+
+@pytest.mark.parametrize("networks", [2, 4])
+def test_verdicts_agree_with_the_intervals_beside_them(tmp_path: Path, networks: int) -> None:
+    """From no lead to a clear one: the verdict, the interval, the adjusted p value and the sentence say the same."""
+    ease = np.random.default_rng(0).normal(1.2, 0.8, N)
+    random, found = np.random.default_rng(1), set()
+    runs = [
+        write_run(
+            tmp_path / f"{lead}-{seed}",
+            random.normal(size=N) < ease + lead,
+            model="stack",
+            stack=f"linear {lead + 2}",
+            seed=seed,
+        )
+        for lead in range(networks)
+        for seed in range(3)
+    ]
+    for pair in compare_runs(runs).pairs:
+        better = pair.b if pair.low > 0 else pair.a if pair.high < 0 else CANNOT_TELL
+        assert pair.verdict == better
+        assert (pair.p_adjusted < 0.05) == (better != CANNOT_TELL)
+        assert not re.search(r"[+-]0\.0*( to|\))", pair.sentence)
+        found.add(better == CANNOT_TELL)
+    assert found
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "text"),
+    [
+        (0.021, 0.0004, 0.041, "+2.10 points, +0.04 to +4.10"),
+        (-0.012, -0.024, 0.00003, "-1.200 points, -2.400 to +0.003"),
+        (0.01, 0.002, 0.018, "+1.0 points, +0.2 to +1.8"),
+        (0.01, 0.0095, 0.0105, "+1.00 points, +0.95 to +1.05"),
+        (0.0, -1.0, 1.0, "+0.0 points, -100.0 to +100.0"),
+    ],
+)
+def test_no_bound_looks_like_zero(value: float, low: float, high: float, text: str) -> None:
+    assert points_text(value, low, high) == text
 
 
 def test_a_difference_that_is_open_says_what_would_settle_it(tmp_path: Path) -> None:

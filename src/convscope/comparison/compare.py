@@ -17,12 +17,11 @@ from convscope.comparison.significance import (
     Difference,
     Needed,
     compare_correct,
-    holm,
+    exact_mcnemar,
     mcnemar_of_runs,
     needed,
-    survives_seeds,
 )
-from convscope.results.comparison import CANNOT_TELL, Comparison, Disagreement, ModelSummary, Pair
+from convscope.results.comparison import CANNOT_TELL, Comparison, Disagreement, ModelSummary, Pair, is_close
 from convscope.results.run import mean_accuracy_of
 
 MODEL_COLUMNS = {
@@ -33,16 +32,19 @@ MODEL_COLUMNS = {
 }  # fmt: skip
 """Column of comparison.csv -> attribute of a ModelSummary."""
 PAIR_COLUMNS = ("a", "b", "difference", "low", "high", "p_value", "p_adjusted", "verdict", "sentence")
+MAX_DECIMALS = 4
+"""Of a difference in percentage points."""
+TURN = "other images, seeds or another kind of processor could turn"
 DISAGREEMENT_COLUMNS = ("image", "true", "correct_a", "correct_b", "predicted_a", "predicted_b")
 
 
 def compare_runs(folders: Sequence[Path]) -> Comparison:
     """Return the comparison of finished runs. Runs that differ only in their seed are one network.
 
-    A verdict names the better network if Holm's adjusted p value of the difference over images and seeds is below 5 %,
-    so the probability of any wrong verdict in a comparison is at most 5 %. It is about networks trained on this
-    training split. With one run of each network, McNemar's test must find a difference, and it must be larger than two
-    seeds could cause (see `significance.survives_seeds`).
+    A verdict names the better network if the interval of the difference over images and seeds excludes 0. The intervals
+    hold for all pairs together, so the probability of any wrong verdict in a comparison is at most 5 %. It is about
+    networks trained on this training split. With one run of each network, how much seeds change is assumed, not
+    measured (see `significance.Variances`).
 
     Raises:
         RunError: a run is not finished, or two runs were not measured on the same images of the same splits.
@@ -97,10 +99,9 @@ def _summarize(group: Group, latency_ms: float | None) -> ModelSummary:
 
 
 def _compare_pairs(members: Sequence[tuple[Group, Group]]) -> Iterator[Pair]:
-    differences = [compare_correct(a.correct, b.correct) for a, b in members]
-    adjusted = holm([difference.p_value for difference in differences])
-    for (a, b), difference, p_adjusted in zip(members, differences, adjusted, strict=True):
-        verdict, reason, more = _judge(a, b, difference, p_adjusted, pairs=len(members))
+    for a, b in members:
+        difference = compare_correct(a.correct, b.correct, pairs=len(members))
+        verdict, reason, more = _judge(a, b, difference, pairs=len(members))
         yield Pair(
             a=a.label,
             b=b.label,
@@ -109,9 +110,9 @@ def _compare_pairs(members: Sequence[tuple[Group, Group]]) -> Iterator[Pair]:
             high=difference.high,
             std_error=difference.std_error,
             degrees_of_freedom=difference.degrees_of_freedom,
-            rests_on="images" if _single(a, b) else "images and seeds",
+            rests_on="images, with seeds assumed" if _single(a, b) else "images and seeds",
             p_value=difference.p_value,
-            p_adjusted=p_adjusted,
+            p_adjusted=difference.p_adjusted,
             verdict=verdict,
             sentence=reason,
             more_images=more.images,
@@ -124,23 +125,22 @@ def _compare_pairs(members: Sequence[tuple[Group, Group]]) -> Iterator[Pair]:
 # ---------------------------------------------------------------- verdicts
 
 
-def _judge(a: Group, b: Group, difference: Difference, p_adjusted: float, *, pairs: int) -> tuple[str, str, Needed]:
+def _judge(a: Group, b: Group, difference: Difference, *, pairs: int) -> tuple[str, str, Needed]:
     """Return the verdict, its sentence, and what would settle an open question."""
-    single, found, nothing = _single(a, b), p_adjusted < LEVEL, Needed(None, None, None)
-    if found and (not single or survives_seeds(a.correct, b.correct, difference)):
-        ahead = difference.value > 0
-        better, worse = (b, a) if ahead else (a, b)
-        low, high = (difference.low, difference.high) if ahead else (-difference.high, -difference.low)
-        lead = _points(abs(difference.value), low, high)
-        sentence = f"{better.label} is better than {worse.label} ({lead})"
+    single, value, low, high = _single(a, b), difference.value, difference.low, difference.high
+    if low > 0 or high < 0:
+        better, worse = (b, a) if low > 0 else (a, b)
+        lead = points_text(value, low, high) if low > 0 else points_text(-value, -high, -low)
+        remarks = [f"{better.label} is better than {worse.label} ({lead})"]
+        if is_close(difference.p_adjusted):
+            remarks.append(f"it is close, and {TURN} it")
         if single:
-            sentence += "; one run of each: more than two seeds would cause, train with --seeds 3 to measure how much"
-        return better.label, sentence, nothing
-    range_ = _points(difference.value, difference.low, difference.high)
-    measured = f"{CANNOT_TELL} ({b.label} against {a.label}: {range_})"
-    if single and found:
+            remarks.append("one run of each: seeds are assumed to vary as much as images, --seeds 3 measures how much")
+        return better.label, "; ".join(remarks), Needed(None, None, None)
+    measured = f"{CANNOT_TELL} ({b.label} against {a.label}: {points_text(value, low, high)})"
+    if single and exact_mcnemar(a.correct[0], b.correct[0])[2] < LEVEL:
         advice = "these two runs differ on such images, but other seeds might not; train with --seeds 3"
-        return CANNOT_TELL, f"{measured}; {advice}", nothing
+        return CANNOT_TELL, f"{measured}; {advice}", Needed(None, None, None)
     more = needed(difference, n=a.correct.shape[1], runs=max(len(a.runs), len(b.runs)), pairs=pairs)
     return CANNOT_TELL, f"{measured}; {_advice(more, single=single)}", more
 
@@ -161,10 +161,13 @@ def _advice(more: Needed, *, single: bool) -> str:
     return "a difference as small as this would take more than a thousand times as much"
 
 
-def _points(value: float, low: float, high: float) -> str:
-    """Return a difference in percentage points with its interval; a narrow interval gets two decimals."""
-    digits = 1 if high - low > 0.004 else 2
-    return f"{100 * value:+.{digits}f} points, {100 * low:.{digits}f} to {100 * high:.{digits}f}"
+def points_text(value: float, low: float, high: float) -> str:
+    """Return a difference in percentage points with its interval, with enough decimals that no bound looks like 0."""
+    ends, digits = (100 * low, 100 * high), 1 if high - low > 0.004 else 2
+    while digits < MAX_DECIMALS and any(end and round(end, digits) == 0 for end in ends):
+        digits += 1
+    first, last = (f"{end:+.{digits}f}" for end in ends)
+    return f"{100 * value:+.{digits}f} points, {first} to {last}"
 
 
 def _rounded(count: int) -> int:

@@ -9,6 +9,9 @@ runs on N images are not K * N observations.
 
 A test over images alone (McNemar on one run of each) takes the luck of two seeds for a property of the networks; a
 t test over seeds alone does the same with the luck of one set of images. Both err far more often than they claim.
+
+The interval is the set of differences that the test does not reject, at a level that allows for all pairs of the
+comparison. So a verdict and its interval cannot contradict each other: a network is better if its interval excludes 0.
 """
 
 from collections.abc import Sequence
@@ -44,17 +47,20 @@ class Variances:
         flips: the component of `images` that more seeds reduce: images predicted correctly by chance.
         seeds: from training with other seeds, beyond the flips of single images.
         raw: variance of a's and of b's mean over seeds, flips included, each with its degrees of freedom.
+        assumed: in place of `seeds` where none was measured, with one run of each network. By our own convention
+            other seeds change the accuracy of a network as much as drawing other images does.
     """
 
     images: float
     flips: float
     seeds: float
     raw: tuple[tuple[float, int], ...]
+    assumed: float = 0.0
 
     @property
     def total(self) -> float:
         """Return the variance of the difference."""
-        return self.images + self.seeds
+        return self.images + self.seeds + self.assumed
 
     @property
     def degrees_of_freedom(self) -> float:
@@ -65,7 +71,13 @@ class Variances:
 
 @dataclass(frozen=True)
 class Difference:
-    """The difference b - a of two mean accuracies with its 95 % interval; see `compare_correct`."""
+    """The difference b - a of two mean accuracies; see `compare_correct`.
+
+    Args:
+        low, high: the interval, which together with those of the other pairs holds all true differences in 95 % of
+            comparisons; within -1..1.
+        p_value: of this pair alone. p_adjusted: for all pairs; below LEVEL if and only if the interval excludes 0.
+    """
 
     value: float
     low: float
@@ -73,42 +85,56 @@ class Difference:
     std_error: float
     degrees_of_freedom: float
     p_value: float
+    p_adjusted: float
     variances: Variances
 
 
-def compare_correct(a: Correct, b: Correct, *, draws: int = DRAWS, seed: int = 0) -> Difference:
+def compare_correct(a: Correct, b: Correct, *, pairs: int = 1, draws: int = DRAWS, seed: int = 0) -> Difference:
     """Return how much the accuracy of b exceeds that of a, with an interval over images and seeds.
 
     The standard error comes from a bootstrap that draws images and, for each network, seeds. Two corrections adapt it
     to few seeds. Seeds redrawn from K vary too little by a factor (K - 1) / K, and the flips of single images would
     count twice, with the images and with the seeds; so the drawn seed effects are scaled to the variance of the seeds
-    alone. And the interval is Student's, with Satterthwaite's degrees of freedom. Half an image that only a predicts
+    alone. And the quantiles are Student's, with Satterthwaite's degrees of freedom. Half an image that only a predicts
     correctly and half an image that only b does are added to the sample, so that agreement on all images does not give
     certainty.
 
-    With one run of each network the variance of the seeds is unknown: the interval is over images alone, and the p
-    value is McNemar's. With one run of one network, its seeds are assumed to vary like the other's.
+    With one run of one network, its seeds are assumed to vary like the other's; with one run of each, as much as images
+    do (see `Variances`).
+
+    Args:
+        pairs: differences that the comparison looks at. Bonferroni's correction is used because, unlike step-down ones
+            such as Holm's, it has simultaneous intervals that agree with it.
 
     Source: the degrees of freedom equal those of Welch's t test if images add no variance. A. Agresti and Y. Min,
     Statistics in Medicine 24 (2005) 729-740, add half an image to all four cells, agreement included. The tests show by
     simulation that the error rate of the whole is at most the nominal one.
     """
-    value = float(b.mean() - a.mean())
+    value, n = float(b.mean() - a.mean()), a.shape[1]
     variances = split_variance(a, b)
-    error = float(_draw_differences(a, b, variances.seeds, draws, np.random.default_rng(seed)).std(ddof=1))
-    freedom = variances.degrees_of_freedom
-    margin = error * _quantile(1 - LEVEL / 2, freedom)
-    if len(a) == len(b) == 1:
-        p_value = exact_mcnemar(a[0], b[0])[2]
-    else:
-        null_error = sqrt(error**2 + value**2 / a.shape[1])  # under the null hypothesis images vary around zero
-        p_value = float(2 * t.sf(abs(value) / null_error, freedom))
-    return Difference(value, value - margin, value + margin, error, freedom, p_value, variances)
+    drawn = _draw_differences(a, b, variances.seeds, draws, np.random.default_rng(seed))
+    error, freedom = sqrt(float(drawn.var(ddof=1)) + variances.assumed), variances.degrees_of_freedom
+    margin = _margin(error, freedom, n=n, pairs=pairs)
+    p_value = float(2 * t.sf(abs(value) / sqrt(error**2 + value**2 / n), freedom))
+    low, high = max(-1.0, value - margin), min(1.0, value + margin)
+    return Difference(value, low, high, error, freedom, p_value, min(1.0, pairs * p_value), variances)
+
+
+def _margin(error: float, freedom: float, *, n: int, pairs: int) -> float:
+    """Return half the width of the interval.
+
+    A difference d is rejected if |value - d| exceeds the quantile times sqrt(error^2 + (value - d)^2 / n): under that
+    hypothesis images vary around d.
+    """
+    quantile = _quantile(1 - LEVEL / 2 / pairs, freedom)
+    return quantile * error / sqrt(1 - quantile**2 / n) if quantile**2 < n else inf
 
 
 def split_variance(a: Correct, b: Correct) -> Variances:
     """Return unbiased components of the variance of mean(b) - mean(a), none below zero."""
     n = a.shape[1]
+    if n == 1:
+        return Variances(1.0, 0.0, 0.0, ())  # one image says nothing of others
     images = float((b.mean(axis=0) - a.mean(axis=0)).var(ddof=1)) / n
     known = [(*_seed_variances(correct), len(correct)) for correct in (a, b) if len(correct) > 1]
     if len(known) == 1:  # the other network has one run: its seeds are assumed to vary alike
@@ -120,6 +146,7 @@ def split_variance(a: Correct, b: Correct) -> Variances:
         sum(flips for _, flips, _ in known),
         sum(max(0.0, raw - flips) for raw, flips, _ in known),
         tuple((raw, runs - 1) for raw, _, runs in known),
+        0.0 if known else sum(float(correct.mean() * (1 - correct.mean())) / n for correct in (a, b)),
     )
 
 
@@ -173,29 +200,6 @@ def mcnemar_of_runs(a: Correct, b: Correct, seeds_a: Sequence[int], seeds_b: Seq
     )
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p values adjusted for multiple comparisons.
-
-    Source: Holm's step-down correction, as statsmodels' `multipletests(method="holm")` computes it.
-    """
-    order, adjusted, least = np.argsort(p_values, kind="stable"), [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(order):
-        least = max(least, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = least
-    return adjusted
-
-
-def survives_seeds(a: Correct, b: Correct, difference: Difference) -> bool:
-    """Return whether a difference of one run each is too large for two seeds to cause.
-
-    One run does not show how much seeds vary. By our own convention they may change the accuracy of a network as much
-    as drawing other images does.
-    """
-    n = a.shape[1]
-    allowance = sum(float(correct.mean() * (1 - correct.mean())) / n for correct in (a, b))
-    return abs(difference.value) > _quantile(1 - LEVEL / 2, inf) * sqrt(difference.std_error**2 + allowance)
-
-
 # ---------------------------------------------------------------- what would settle an open question
 
 
@@ -224,7 +228,9 @@ def needed(difference: Difference, *, n: int, runs: int, pairs: int) -> Needed:
 
     def first(candidates: Sequence[tuple[float, float]]) -> tuple[int, int] | None:
         for images, seeds in candidates:
-            if _settles(difference.value, _rescale(difference.variances, images, seeds), pairs):
+            if _settles(
+                difference.value, _rescale(difference.variances, images, seeds), n=round(n * images), pairs=pairs
+            ):
                 return round(n * (images - 1)), ceil(runs * (seeds - 1) - 1e-9)
         return None
 
@@ -245,12 +251,14 @@ def _rescale(variances: Variances, images: float, seeds: float) -> Variances:
             ((raw - min(raw, flips / len(variances.raw)) * (1 - 1 / images)) / seeds, round((df + 1) * seeds) - 1)
             for raw, df in variances.raw
         ),
+        variances.assumed / images,
     )
 
 
-def _settles(value: float, variances: Variances, pairs: int) -> bool:
-    quantile = _quantile(1 - LEVEL / 2 / pairs, variances.degrees_of_freedom) + _quantile(POWER, inf)
-    return abs(value) >= quantile * sqrt(variances.total)
+def _settles(value: float, variances: Variances, *, n: int, pairs: int) -> bool:
+    error = sqrt(variances.total)
+    margin = _margin(error, variances.degrees_of_freedom, n=n, pairs=pairs)
+    return abs(value) >= margin + _quantile(POWER, inf) * error
 
 
 def _quantile(probability: float, freedom: float) -> float:

@@ -78,7 +78,7 @@ def draw_curves(curves: Curves) -> figure:
     chart = _empty_chart(curves.x_label, curves.y_label, height=320)
     chart.x_range = _padded_range([x for line in curves.lines for x in line.x], least_padding=0.5)
     heights = [y for line in curves.lines for y in (*line.y, *line.low, *line.high) if y is not None]
-    chart.y_range = _padded_range(heights, least_padding=0.01)
+    chart.y_range = _padded_range(heights, least_padding=0.01, label=curves.y_label)
     chart.xaxis.ticker = BasicTicker(min_interval=1, num_minor_ticks=0, mantissas=[1, 2, 5])
     items: list[tuple[str, list[GlyphRenderer[Any]]]] = []
     for i, line in enumerate(curves.lines):
@@ -126,11 +126,16 @@ def _all_x(curves: Curves) -> list[float]:
     return sorted({x for line in curves.lines for x in line.x})
 
 
-def _padded_range(values: Sequence[float], *, least_padding: float) -> Range1d:
-    """Return a range a little wider than the values, which starts at zero or above if all values do."""
+def _padded_range(values: Sequence[float], *, least_padding: float, label: str = "") -> Range1d:
+    """Return a range a little wider than the values, which starts at zero or above if all values do.
+
+    Args:
+        label: of the axis; one in % ends at 100 or below if all values do.
+    """
     low, high = min(values, default=0.0), max(values, default=1.0)
     padding = max(0.06 * (high - low), least_padding)
-    return Range1d(start=max(0.0, low - padding) if low >= 0 else low - padding, end=high + padding)
+    start = max(0.0, low - padding) if low >= 0 else low - padding
+    return Range1d(start=start, end=min(100.0, high + padding) if "%" in label and high <= 100 else high + padding)
 
 
 # ---------------------------------------------------------------- points
@@ -143,7 +148,7 @@ def draw_scatter(scatter: Scatter) -> figure:
     chart = _empty_chart(scatter.x_label, scatter.y_label, height=340, x_axis_type="log" if logarithmic else "linear")
     chart.xaxis.formatter = BasicTickFormatter(use_scientific=False)
     ends = [end for point in points for end in (point.low, point.high)]
-    chart.y_range = _padded_range(ends, least_padding=0.05)
+    chart.y_range = _padded_range(ends, least_padding=0.05, label=scatter.y_label)
     chart.x_range = (
         Range1d(start=min(xs) / 1.5, end=max(xs) * 1.5)
         if logarithmic
@@ -194,7 +199,8 @@ def draw_intervals(intervals: Intervals) -> figure:
     chart = _empty_chart(intervals.value_label, "", height=90 + 34 * len(rows))
     points = [(x, y) for y, values in enumerate(intervals.points) for x in values]
     values = [*intervals.low, *intervals.high, *(x for x, _ in points)]
-    chart.x_range = _padded_range(values, least_padding=0.02 * (max(values) - min(values)) or 0.01)
+    padding = 0.02 * (max(values) - min(values)) or 0.01
+    chart.x_range = _padded_range(values, least_padding=padding, label=intervals.value_label)
     chart.y_range = Range1d(start=len(rows) - 0.5, end=-0.5)
     chart.ygrid.visible = False
     chart.scatter([x for x, _ in points], [y for _, y in points], size=7, color=LINE_STYLES[0][0], alpha=0.3)

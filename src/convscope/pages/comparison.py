@@ -103,19 +103,24 @@ def _verdict_section(pairs: Sequence[Pair]) -> Section:
         {
             "Networks": lambda pair: f"{pair.b} against {pair.a}",
             "Difference (points)": lambda pair: f"{100 * pair.difference:+.2f}",
-            "95 % interval": lambda pair: f"{100 * pair.low:+.2f} to {100 * pair.high:+.2f}",
+            "95 % interval, of all pairs together": lambda pair: " to ".join(map(_bound_text, (pair.low, pair.high))),
             "p": lambda pair: _p_text(pair.p_value),
-            "p after Holm": lambda pair: _p_text(pair.p_adjusted),
+            "p, of all pairs together": lambda pair: _p_text(pair.p_adjusted),
             "Includes variation of": lambda pair: pair.rests_on,
             "McNemar's p, seed by seed": lambda pair: ", ".join(_p_text(test.p_value) for test in pair.mcnemar),
         },
     )
     return Section(
         "Is the difference real?",
-        "A verdict names the better network if the difference is larger than other test images and other seeds would "
-        "cause by chance; otherwise it says what would settle the question.",
+        "A verdict names the better network if the interval of the difference, over other test images and other seeds, "
+        "excludes 0; otherwise it says what would settle the question.",
         (table_of("Verdicts", pairs, {"Verdict": lambda pair: pair.sentence}), numbers),
     )
+
+
+def _bound_text(bound: float) -> str:
+    """Return a bound in percentage points, with more decimals where two would make it look like 0."""
+    return f"{100 * bound:+.2f}" if abs(bound) >= 5e-5 else f"{100 * bound:+.1g}"
 
 
 def _p_text(value: float) -> str:

@@ -72,12 +72,13 @@ class Pair:
     """Two networks on the same images; differences are b minus a, as fractions.
 
     Args:
-        difference: of the mean accuracies; `low` and `high` bound its 95 % interval, which comes from `std_error` and
-            `degrees_of_freedom`.
-        rests_on: the variation that the interval and the p value include: "images and seeds", or "images" for one run
-            of each.
-        p_adjusted: `p_value` after Holm's correction for all pairs of the comparison.
-        verdict: the better network, or `cannot tell`.
+        difference: of the mean accuracies; `low` and `high` bound its interval, which comes from `std_error` and
+            `degrees_of_freedom`. The intervals of all pairs of the comparison hold together in 95 % of comparisons.
+        rests_on: the variation that the interval and the p values include: "images and seeds", or "images, with seeds
+            assumed" for one run of each.
+        p_adjusted: `p_value` after Bonferroni's correction for all pairs of the comparison; below 5 % if and only if
+            the interval excludes 0.
+        verdict: the better network if the interval excludes 0, or `cannot tell`.
         sentence: the verdict in words; if it is open, what would settle it.
         more_images, more_seeds: how many more test images, or seeds of each network, would settle a difference as large
             as the measured one with a probability of 80 %; None: no number of them alone would, or none is needed.
@@ -105,6 +106,13 @@ class Pair:
 
 CANNOT_TELL = "cannot tell"
 """The verdict if neither network of a pair is shown to be better."""
+CLOSE = (0.02, 0.15)
+"""Adjusted p values between these are so near to the level of a verdict that it can turn by chance."""
+
+
+def is_close(p_adjusted: float) -> bool:
+    """Return whether a verdict is too near to the line to be repeated with certainty."""
+    return CLOSE[0] < p_adjusted < CLOSE[1]
 
 
 @dataclass(frozen=True)
