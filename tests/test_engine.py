@@ -18,16 +18,17 @@ from PIL import Image
 from torch import Tensor, nn
 
 import convscope
-from convscope.config import ModelConfig
+from convscope.config import DataConfig, ModelConfig
 from convscope.data.batches import Preprocessing
 from convscope.data.decode.resize import Resizing, resize_image
+from convscope.data.load import load_images
 from convscope.errors import ExportError, RunError, UsageError
 from convscope.inference.card import ModelCard, card_from_json, card_to_json
 from convscope.inference.engine import Engine, load_engine
 from convscope.inference.export import to_onnx, trace
 from convscope.inference.model_file import CLASS_MEANS_FILE
 from convscope.inference.session import start_session
-from convscope.inference.unknown import COSINE, KEPT, choose_rule, energy, softmax
+from convscope.inference.unknown import COSINE, KEPT, choose_rule, energy, mean_directions, softmax
 from convscope.models import MODELS, build_model
 from convscope.models.saved import SavedModel, load_model
 from convscope.storage.files import read_json
@@ -245,43 +246,68 @@ def test_embedded_network_on_known_images(
 
 def test_the_threshold_keeps_the_fraction_it_states() -> None:
     logits = np.random.default_rng(0).normal(size=(400, 5)).astype(np.float32) * 3
-    labels = np.arange(400) % 5
-    choice = choose_rule(logits, None, labels)
+    choice = choose_rule(logits, None, None)
     assert choice is not None
     assert choice.class_means is None
     rule = choice.rule
     assert rule.kept == pytest.approx(KEPT, abs=1.01 / 400)
     assert float((softmax(logits).max(1) >= rule.threshold).mean()) == rule.kept
-    assert choose_rule(logits[:5], None, labels[:5]) is None
+    assert choose_rule(logits[:5], None, None) is None
     assert np.allclose(energy(logits), torch.from_numpy(logits).logsumexp(1).numpy(), atol=1e-5)
     card = ModelCard("m", ("Ä", "b"), Resizing(image_size=8, gray=True), rule)
     assert card_from_json(card_to_json(card)) == card
 
 
-def test_similarity_is_the_cosine_to_a_class_mean_without_the_image_itself() -> None:
+def test_similarity_is_the_cosine_to_the_nearest_class_mean_of_training() -> None:
     rng = np.random.default_rng(0)
     labels = np.arange(60) % 3
-    features = (rng.normal(size=(60, 8)) + 3 * np.eye(3, 8)[labels]).astype(np.float32)
-    choice = choose_rule(np.zeros((60, 3), np.float32), features, labels)
+    training, features = ((rng.normal(size=(60, 8)) + 3 * np.eye(3, 8)[labels]).astype(np.float32) for _ in range(2))
+    means = mean_directions(training, labels, 4)
+    unit = training / np.linalg.norm(training, axis=1, keepdims=True)
+    sums = np.stack([unit[labels == k].mean(axis=0) for k in range(3)])
+    assert means[:3] == pytest.approx(sums / np.linalg.norm(sums, axis=1, keepdims=True), abs=1e-6)
+    assert not means[3].any()  # no training image: nothing is similar to it
+    choice = choose_rule(np.zeros((60, 4), np.float32), features, means)
     assert choice is not None
-    assert choice.class_means is not None
-    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
-    values = []
-    for i in range(60):
-        means = [unit[(labels == k) & (np.arange(60) != i)].sum(axis=0) for k in range(3)]
-        values.append(max(unit[i] @ mean / np.linalg.norm(mean) for mean in means))
+    values = (features @ means[:3].T).max(axis=1) / np.linalg.norm(features, axis=1)
+    assert choice.rule.score == COSINE
     assert choice.rule.threshold == pytest.approx(np.quantile(values, 1 - KEPT, method="lower"), abs=1e-5)
     assert choice.rule.kept == pytest.approx(KEPT, abs=1.01 / 60)
-    means = [unit[labels == k].mean(axis=0) for k in range(3)]
-    stranger = rng.normal(size=(1, 8)).astype(np.float32)
-    expected = max(stranger[0] @ mean / np.linalg.norm(mean) for mean in means) / np.linalg.norm(stranger)
-    assert choice.scores(np.zeros((1, 3), np.float32), stranger) == pytest.approx(expected, abs=1e-5)
-    few = labels.copy()
-    few[few == 2] = 0
-    few[:3] = 2
-    by_probability = choose_rule(rng.normal(size=(60, 3)).astype(np.float32), features, few)
-    assert by_probability is not None
-    assert by_probability.class_means is None  # three images are too few for a class mean
+
+
+def test_strangers_are_unknown_beside_a_class_of_three_images() -> None:
+    """One of its images is for validation: its mean comes from the others, and the rule still keeps what it states."""
+    rng = np.random.default_rng(0)
+
+    def near(labels: np.ndarray) -> np.ndarray:
+        return (rng.normal(size=(len(labels), 32)) + 8 * np.eye(4, 32)[labels]).astype(np.float32)
+
+    labels, held_out = np.array([*(np.arange(600) % 3), 3, 3]), np.array([*(np.arange(150) % 3), 3])
+    choice = choose_rule(np.zeros((151, 4), np.float32), near(held_out), mean_directions(near(labels), labels, 4))
+    assert choice is not None
+    strangers = (rng.normal(size=(60, 32)) + 8 * np.eye(32)[20]).astype(np.float32)
+    assert (choice.scores(np.zeros((60, 4), np.float32), strangers) < choice.rule.threshold).all()
+    own = choice.scores(np.zeros((600, 4), np.float32), near(labels[:600]))
+    assert float((own >= choice.rule.threshold).mean()) > 0.9
+
+
+def test_a_tiny_class_does_not_turn_similarity_off(tmp_path: Path) -> None:
+    digits = load_images(DataConfig(source="digits", per_class=30))
+    pale = [np.full((8, 8, 1), 128 + 10 * i, np.uint8) for i in range(3)]
+    for number, (image, label) in enumerate(
+        [*zip(digits.images, digits.labels, strict=True), *((p, 10) for p in pale)]
+    ):
+        path = tmp_path / "data" / f"class {label}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[..., 0]).save(path)
+    run = tmp_path / "run"
+    convscope.train(
+        str(tmp_path / "data"), stack="linear 16; relu; linear 11", gray=True, epochs=1, out=run, report=False
+    )
+    assert read_json(run / "certificate.json")["unknown"]["score"] == COSINE
+    means = np.load(run / CLASS_MEANS_FILE)
+    assert np.linalg.norm(means, axis=1) == pytest.approx(np.ones(11), abs=1e-5)
+    assert load_engine(run / "model.onnx").outputs(digits.images[:1])[0][1] is not None
 
 
 def test_a_model_file_computes_the_similarity_of_the_rule(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """When the answer is `unknown`: scores of similarity to the training images, higher is more similar; a threshold."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,14 +11,12 @@ KEPT = 0.95
 """Fraction of the validation images that keep their class."""
 MIN_IMAGES = 20
 """With fewer, the lowest twentieth is less than one image."""
-MIN_OF_CLASS = 5
-"""With fewer validation images of a class its mean is too uncertain, and the score uses the logits."""
 MIN_NORM = 1e-12
 """Vectors are divided by their length or by this, whichever is larger."""
 Floats = NDArray[np.float32]
 
 ClassMeans = Floats
-"""Mean direction of the features of each class, float32 [K, F] of length 1."""
+"""Mean direction of the features of each class in training, float32 [K, F] of length 1; 0 for a class without any."""
 
 
 def softmax(logits: Floats) -> NDArray[np.float64]:
@@ -66,31 +64,33 @@ class Choice:
         return np.asarray((_unit(features) @ self.class_means.T).max(axis=1), np.float64)
 
 
+def mean_directions(features: Floats, labels: NDArray[np.int64], num_classes: int) -> ClassMeans:
+    """Return the mean direction of each class, of training images: they are many more than those of validation.
+
+    Args:
+        features: float32 [N, F]. labels: int64 [N].
+    """
+    unit = _unit(features)
+    return _unit(np.stack([unit[labels == label].sum(axis=0) for label in range(num_classes)]))
+
+
 def choose_rule(
-    logits: Floats, features: Floats | None, labels: NDArray[np.int64], score: str = "max-probability"
+    logits: Floats, features: Floats | None, class_means: ClassMeans | None, score: str = "max-probability"
 ) -> Choice | None:
     """Return the rule under which a fraction KEPT of the validation images keep their class; None for too few images.
 
     Args:
         logits, features: of the validation images, float32 [N, K] and [N, F]; None: the network gives no features.
-        labels: int64 [N].
+        class_means: of `mean_directions`; None without features.
         score: used without features.
     """
     if len(logits) < MIN_IMAGES:
         return None
-    class_means = None
-    if features is not None and np.bincount(labels, minlength=logits.shape[1]).min() >= MIN_OF_CLASS:
-        unit, number = _unit(features), logits.shape[1]
-        sums = np.stack([unit[labels == label].sum(axis=0) for label in range(number)])
-        class_means, score = _unit(sums), COSINE
-        values = unit @ class_means.T
-        own = _unit(sums[labels] - unit)  # without the image itself, which would raise its own similarity
-        values[np.arange(len(unit)), labels] = (unit * own).sum(axis=1)
-        values = values.max(axis=1).astype(np.float64)
-    else:
-        values = SCORES[score](logits)
+    choice = Choice(UnknownRule(score if class_means is None else COSINE, 0.0, 0.0, len(logits)), class_means)
+    values = choice.scores(logits, features)
     threshold = float(np.quantile(values, 1 - KEPT, method="lower"))
-    return Choice(UnknownRule(score, threshold, float((values >= threshold).mean()), len(values)), class_means)
+    rule = replace(choice.rule, threshold=threshold, kept=float((values >= threshold).mean()))
+    return replace(choice, rule=rule)
 
 
 def _unit(vectors: Floats) -> Floats:

@@ -21,7 +21,7 @@ from convscope.evaluation.metrics import baseline_of, compute_metrics
 from convscope.evaluation.predict import ModelOutput, predictions_of
 from convscope.evaluation.records import shown_order
 from convscope.inference.model_file import write_certified
-from convscope.inference.unknown import choose_rule
+from convscope.inference.unknown import ClassMeans, choose_rule, mean_directions
 from convscope.memory.macs import count_training_flops
 from convscope.memory.plan import Plan
 from convscope.models.saved import SavedModel, save_model
@@ -29,7 +29,7 @@ from convscope.pages.page import build_report
 from convscope.progress import OnProgress, Progress
 from convscope.results.memory import EVALUATION, MODEL_FILE, REPORT
 from convscope.results.run import Certificate, Predictions, RunResult, chosen_by_text
-from convscope.run.prepare import Prepared, calibration_indices
+from convscope.run.prepare import Prepared, calibration_indices, class_mean_indices
 from convscope.run.record import without_leaked, write_evaluation, write_inside, write_plan, write_shown_thumbnails
 from convscope.run.train import train_prepared
 from convscope.storage.files import write_json
@@ -40,12 +40,17 @@ from convscope.training.loop import TrainResult
 
 @dataclass(frozen=True)
 class _Measured:
-    """The output of the trained network for the evaluation split and for the images that calibrate it."""
+    """The output of the trained network for the evaluation split and for the images that calibrate it.
+
+    Args:
+        class_means: of training images; None if the network gives no features.
+    """
 
     indices: NDArray[np.int64]
     output: ModelOutput
     calibrating: NDArray[np.int64]
     calibrating_output: ModelOutput
+    class_means: ClassMeans | None
     predictions: Predictions
 
 
@@ -65,9 +70,11 @@ def finish(
             planned_bytes=plan.peak_bytes,
         )
         on_progress(Progress(f"evaluating on the {prepared.evaluation_split} split", 0, None))
-        output, calibrating_output = outputs(indices, calibrating)
+        typical = class_mean_indices(prepared.images, prepared.splits)
+        output, calibrating_output, typical_output = outputs(indices, calibrating, typical)
     predictions = predictions_of(prepared.images, indices, output.logits)
-    measured = _Measured(indices, output, calibrating, calibrating_output, predictions)
+    class_means = _class_means(prepared.images, typical, typical_output)
+    measured = _Measured(indices, output, calibrating, calibrating_output, class_means, predictions)
     del outputs  # it holds the features
     peaks = dict(trained.peaks)
     if EVALUATION in peaks:
@@ -89,11 +96,17 @@ def finish(
     return result
 
 
+def _class_means(images: ImageSet, indices: NDArray[np.int64], output: ModelOutput) -> ClassMeans | None:
+    if output.features is None:
+        return None
+    return mean_directions(output.features, images.labels[indices], images.num_classes)
+
+
 def _write_model(run: Path, prepared: Prepared, plan: Plan, measured: _Measured) -> Certificate:
     """Write the weights and the model file, and compare the file with the network."""
     config, images, output = prepared.config, prepared.images, measured.output
-    labels, others = images.labels[measured.calibrating], measured.calibrating_output
-    unknown = choose_rule(others.logits, others.features, labels)
+    others = measured.calibrating_output
+    unknown = choose_rule(others.logits, others.features, measured.class_means)
     test_kept = None
     if unknown is not None:
         test_kept = float((unknown.scores(output.logits, output.features) >= unknown.rule.threshold).mean())

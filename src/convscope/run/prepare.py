@@ -34,6 +34,9 @@ WHITENING_IMAGES = 2000
 CALIBRATION_IMAGES = 2000
 """Most validation images to fit the temperature on: it is a single number."""
 
+CLASS_MEAN_IMAGES, LEAST_OF_CLASS = 2000, 20
+"""Most training images for the mean features of the classes, but this many of each class if there are."""
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -117,3 +120,10 @@ def calibration_indices(splits: Splits) -> NDArray[np.int64]:
     """Return the validation images to fit a temperature on; none if the results are measured on that split."""
     validation = splits.validation if len(splits.test) else splits.validation[:0]
     return validation[permutation(len(validation), "calibration")[:CALIBRATION_IMAGES]]
+
+
+def class_mean_indices(images: ImageSet, splits: Splits) -> NDArray[np.int64]:
+    """Return the training images for the mean features of each class, about as many of each and all of a small one."""
+    most, train = max(LEAST_OF_CLASS, CLASS_MEAN_IMAGES // images.num_classes), splits.train
+    members = [train[images.labels[train] == label] for label in range(images.num_classes)]
+    return np.concatenate([of[permutation(len(of), "class means", k)[:most]] for k, of in enumerate(members)])
