@@ -22,18 +22,22 @@ from convscope.comparison.compare import compare_groups
 from convscope.comparison.recorded import FinishedRun, Group
 from convscope.config import DataConfig, RunConfig, TrainConfig
 from convscope.data.load import load_images
+from convscope.data.splits import make_splits
 from convscope.errors import UsageError
-from convscope.experiments import LABS, dense_to_conv, distributions
+from convscope.experiments import LABS, dense_to_conv, distributions, memory, translation
 from convscope.experiments.activation import gradient_sizes
 from convscope.experiments.equal_cost import match_macs, stack_macs
 from convscope.experiments.experiment import Finding, Setting
-from convscope.experiments.translation import shift_right
-from convscope.experiments.trials import make_variant, run_trials
-from convscope.experiments.variants import conclude, mean_interval, seed_curves, sentence
+from convscope.experiments.translation import one_shift_each, shift_right
+from convscope.experiments.trials import load_digits, make_variant, run_trials
+from convscope.experiments.variants import CLOSE, conclude, mean_interval, seed_curves, seed_intervals, sentence
+from convscope.pages.charts import draw_curves, draw_intervals
 from convscope.pages.page import render_page
 from convscope.pages.section import Section
+from convscope.results.comparison import CANNOT_TELL
 from convscope.results.panels import Curves, FeatureMaps, Heat, ImageGrid, Intervals, Table
 from convscope.run.prepare import prepare
+from convscope.storage.files import read_csv
 from tests.support import open_page
 
 ROOT = Path(__file__).parents[1]
@@ -158,7 +162,28 @@ def test_a_stack_is_widened_to_the_macs_of_another() -> None:
     assert stack_macs(dense(5)) == 794 * 5
 
 
+def test_networks_of_the_shift_experiment_have_equally_many_parameters() -> None:
+    counts = [each["num_params"] for each in found("translation").numbers["variants"]]
+    assert max(counts) / min(counts) < 1.1
+
+
 # ---------------------------------------------------------------- measurements
+
+
+def test_every_image_is_judged_at_one_shift_and_every_shift_on_as_many() -> None:
+    correct = np.zeros((1, 9, 27), bool)
+    for shift in range(9):
+        correct[0, shift] = np.arange(27) % 9 == shift
+    assert one_shift_each(correct).all()
+    assert one_shift_each(~correct).sum() == 0
+
+
+def test_the_mean_over_batches_is_that_of_all_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared = prepare(make_variant("x", "conv 4 5x5 /2; relu; linear 10", per_class=3).config, lambda _: None)
+    whole = translation.measure(prepared)
+    monkeypatch.setattr(translation, "BATCH", 7)
+    for name, values in translation.measure(prepared).items():
+        assert values == pytest.approx(whole[name], abs=1e-6)
 
 
 def test_a_shift_moves_pixels_and_fills_up_with_zeros() -> None:
@@ -246,9 +271,17 @@ def test_memory_of_the_exercise() -> None:
     assert numbers["num_params"] == 2_800 + 180_200 + 720_400
     assert numbers["feature_maps_bytes"] == 4 * 50 * (100 * 100 * 150 + 200 * 50 * 75 + 400 * 25 * 38)
     assert numbers["input_bytes"] == 4 * 50 * 3 * 200 * 300
-    assert "3 of 4 published figures" in found("memory").answer  # 14.41 MB comes near 14.05, from wrong parameters
+    answer = found("memory").answer
+    assert "all 4 published figures are wrong" in answer
+    assert "14.41 MB comes near 14.1 by accident" in answer
     ratio = numbers["predicted_peak_bytes"]["1"] / numbers["measured_peak_bytes"]["1"]
     assert ratio == pytest.approx(1, abs=0.1)
+
+
+def test_published_figures_are_what_they_are_said_to_count() -> None:
+    image = 4 * 3 * 200 * 300 / 1e6
+    by_hand = [4 * 3.4237 + image, 4 * 3.4237 + 50 * image, 4 * 903_400 / 2**20, 50 * round(4 * 903_400 / 2**20, 2)]
+    assert [claim.published for claim in memory.CLAIMS] == pytest.approx(by_hand, abs=0.006)
 
 
 def test_padding_gives_the_sizes_of_the_textbook() -> None:
@@ -303,6 +336,18 @@ def test_the_sentence_names_better_worse_and_undecided_variants() -> None:
     assert f"c pooling ({difference:+.1f} points, " in text
 
 
+def test_the_sentence_does_not_decide_what_is_close() -> None:
+    correct = np.arange(2000) % 10 < 8
+    rng, found_close = np.random.default_rng(0), False
+    for share in np.linspace(0.005, 0.05, 12):
+        runs = [np.stack([correct ^ (rng.random(2000) < part) for _ in range(4)]) for part in (0.05, 0.05 + share)]
+        comparison = compare_groups([group("a", runs[0]), group("b", runs[1])])
+        if 0.02 < comparison.pairs[0].p_adjusted < 0.15:
+            found_close = True
+            assert f": {CLOSE} whether b (" in conclude(comparison)
+    assert found_close
+
+
 def test_the_interval_over_seeds_is_students() -> None:
     values = [0.91, 0.95, 0.93, 0.96, 0.90]
     expected = ttest_1samp(values, 0).confidence_interval(0.95)
@@ -323,15 +368,62 @@ def test_one_seed_has_no_spread() -> None:
         Setting(seeds=1)
 
 
-def test_trials_are_trained_as_runs_are(tmp_path: Path) -> None:
+def test_trials_are_trained_as_runs_are_and_tested_on_more_images(tmp_path: Path) -> None:
     import convscope
 
     variant = make_variant("x", "conv 4 3x3 /2; relu; linear 10")
     ((_, trial),) = run_trials([variant], QUICK, lambda _: None).values()
     result = convscope.run_config(trial.run.config, out=tmp_path / "run", report=False)
     assert trial.run.config.train.seed == 1
-    assert trial.run.correct.mean() == result.accuracy.value
+    predicted = dict(zip(trial.run.images, trial.run.predicted, strict=True))
+    rows = read_csv(tmp_path / "run" / "predictions.csv")
+    assert [predicted[row["image"]] for row in rows] == [row["predicted"] for row in rows]
+    assert len(predicted) == 7 * len(rows)
+    trained_on = {row["image"] for row in read_csv(tmp_path / "run" / "split.csv") if row["split"] != "test"}
+    assert not trained_on & set(predicted)
     assert trial.run.results["num_params"] == result.num_params
+
+
+def test_an_experiment_tests_the_4000_digits_that_it_does_not_train_on() -> None:
+    images = load_digits(make_variant("x", "linear 10").config.data)
+    splits = make_splits(images, DataConfig(source="mnist5k"))
+    assert [len(chosen) for _, chosen in splits.items()] == [900, 100, 4000]
+    assert len(splits.leaked("test")) == 0
+
+
+def test_every_variant_has_its_settings_in_the_table() -> None:
+    (table,) = [panel for panel in found("normalize").panels if panel.title == "What was trained"]
+    assert isinstance(table, Table)
+    assert [(row[0], row[2].split(", ")[1:3], row[3]) for row in table.rows] == [
+        (f"{pixels}, {name}", [name.lower(), f"learning rate up to {lr:g}"], pixels)
+        for name, lr in (("SGD", 0.02), ("Adam", 0.003))
+        for pixels in ("pixels 0..1", "normalized")
+    ]
+    assert "sgd, learning rate up to 0.02" in found("normalize").method
+    assert "adam, learning rate up to 0.003" in found("normalize").method
+    mixed = next(panel for panel in found("distributions").panels if panel.title == "What was trained")
+    assert isinstance(mixed, Table)
+    assert "four of five changed" in mixed.rows[2][3]
+
+
+@pytest.mark.parametrize("name", LABS)
+def test_no_verdict_contradicts_its_interval(name: str) -> None:
+    for pair in found(name).numbers.get("pairs", ()):
+        better = pair["b"] if pair["low"] > 0 else pair["a"] if pair["high"] < 0 else CANNOT_TELL
+        assert pair["verdict"] == better
+        assert -1 <= pair["low"] <= pair["difference"] <= pair["high"] <= 1
+        close = 0.02 < pair["p_adjusted"] < 0.15
+        expected = CLOSE if close else CANNOT_TELL if better == CANNOT_TELL else None
+        assert pair["outcome"] == (expected or ("better" if better == pair["b"] else "worse"))
+
+
+def test_percentages_stay_within_what_is_possible() -> None:
+    panel = seed_intervals("", "accuracy, %", {"high": [100, 99, 98], "low": [0, 0.1, 2]})
+    assert (panel.high[0], panel.low[1]) == (100, 0)
+    chart = draw_intervals(panel)
+    assert (chart.x_range.start, chart.x_range.end) == (0, 100)
+    curves = draw_curves(seed_curves("", "epoch", "accuracy, %", (1, 2), {"x": [[100, 100], [99, 0]]}))
+    assert (curves.y_range.start, curves.y_range.end) == (0, 100)
 
 
 # ---------------------------------------------------------------- as a page of the documentation

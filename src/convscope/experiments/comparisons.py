@@ -32,6 +32,7 @@ POOLING = variants_lab(
             "max and global max": ("max-pool 2", "global-pool max"),
         },
     ),
+    seeds=9,
     spoken="{} pooling",
 )
 
@@ -151,6 +152,7 @@ ALEXNET = variants_lab(
         },
     ),
     epochs=14,
+    seeds=8,
     spoken="“{}”",
 )
 
@@ -189,7 +191,7 @@ RESIDUAL = variants_lab(
         "conv 8 3x3 /2 same; batch-norm; relu; {}max-pool 2; linear 10",
         {f"{kind}, {2 * n} convolutions": (block * n,) for n in DEPTHS for kind, block in BLOCKS.items()},
     ),
-    seeds=5,
+    seeds=8,
     pairs=tuple((f"plain, {2 * n} convolutions", f"residual, {2 * n} convolutions") for n in DEPTHS),
 )
 
@@ -212,6 +214,7 @@ SQUEEZE_EXCITATION = variants_lab(
         "plain": partial(match_macs, partial(excited, ""), excited("se 4; ", 8)),
         "squeeze-and-excitation": excited("se 4; ", 8),
     },
+    seeds=20,
 )
 
 

@@ -27,7 +27,7 @@ def run(setting: Setting, on_progress: OnProgress) -> Finding:
         first=f"the CNN has {fewer:.1f} times fewer parameters ({cnn.num_params:,} against {mlp.num_params:,}), needs "
         f"{more:.1f} times the operations and {memory:.1f} times the memory in a training step",
         method="Parameters, operations and memory are counted on the networks themselves.",
-        panels=(*variant_panels(trials, comparison)[:3], *map(_layer_table, budgets)),
+        panels=(*variant_panels(trials, comparison), *map(_layer_table, budgets)),
         numbers={
             "times_fewer_parameters": fewer,
             "times_more_macs": more,

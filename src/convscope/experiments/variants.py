@@ -1,21 +1,26 @@
 """Experiments that compare variants: train each with several seeds, test all on the same images, and judge."""
 
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from typing import Any
 
 import numpy as np
 from scipy.stats import t
 
-from convscope.comparison.compare import PAIR_COLUMNS, compare_groups
-from convscope.experiments.experiment import Finding, Lab, Setting
-from convscope.experiments.trials import Networks, Trial, Trials, Variant, group_of, run_trials, stack_variants
+from convscope.comparison.compare import PAIR_COLUMNS, TURN, compare_groups, points_text
+from convscope.config import TrainConfig
+from convscope.experiments.experiment import SEEDS, Finding, Lab, Setting
+from convscope.experiments.trials import Networks, Trials, Variant, group_of, run_trials, stack_variants
 from convscope.progress import OnProgress
-from convscope.results.comparison import CANNOT_TELL, Comparison, Pair
+from convscope.results.comparison import CANNOT_TELL, Comparison, Pair, is_close
+from convscope.results.comparison import CLOSE as CLOSE_P
 from convscope.results.panels import Curves, Intervals, Line, Panel, Table
 
 Pairs = Sequence[tuple[str, str]] | None
 Values = Sequence[float] | Any
 """One number for each seed."""
+CLOSE = "too close to call"
+"""In place of a verdict that other images, seeds or another kind of processor could turn."""
 
 
 def variants_lab(
@@ -23,7 +28,7 @@ def variants_lab(
     intro: str,
     variants: Networks | Sequence[Variant],
     *,
-    seeds: int = 6,
+    seeds: int = SEEDS,
     pairs: Pairs = None,
     spoken: str = "{}",
     extra: Callable[[Trials], tuple[Panel, ...]] = lambda _: (),
@@ -71,6 +76,7 @@ def make_finding(
     """Return what trials and their comparison show.
 
     Args:
+        panels: what was measured; the table of what was trained is added.
         first: a clause of the answer before the verdicts.
         method: a sentence to add to the description of the training.
         numbers: measurements beside the comparison's.
@@ -78,7 +84,7 @@ def make_finding(
     return Finding(
         answer=sentence(*filter(None, (first, conclude(comparison, spoken)))),
         method=" ".join(filter(None, (describe(trials), method))),
-        panels=panels,
+        panels=(*panels, setup_table(trials)),
         numbers=comparison_numbers(comparison) | dict(numbers or {}),
     )
 
@@ -90,7 +96,7 @@ def conclude(comparison: Comparison, spoken: str = "{}") -> str:
     """Return the verdicts of a comparison as a clause for `sentence`."""
     clauses = []
     for reference in dict.fromkeys(pair.a for pair in comparison.pairs):
-        for outcome in ("better", "worse", CANNOT_TELL):
+        for outcome in ("better", "worse", CLOSE, CANNOT_TELL):
             pairs = [p for p in comparison.pairs if p.a == reference and _outcome(p) == outcome]
             if pairs:
                 clauses.append(_statement(pairs, outcome, spoken))
@@ -106,33 +112,41 @@ def sentence(*clauses: str) -> str:
 
 def _statement(pairs: Sequence[Pair], outcome: str, spoken: str) -> str:
     """Return the clause for pairs with one reference and one outcome."""
-    cannot_tell = outcome == CANNOT_TELL
-    names = _joined([f"{spoken.format(p.b)} ({points_text(p)})" for p in pairs], "or" if cannot_tell else "and")
-    reference = spoken.format(pairs[0].a)
-    if cannot_tell:
-        return f"{CANNOT_TELL} whether {names} is better or worse than {reference}"
-    return f"{names} {'is' if len(pairs) == 1 else 'are'} {outcome} than {reference}"
-
-
-def points_text(pair: Pair) -> str:
-    """Return a difference in percentage points with its 95 % interval."""
-    return f"{100 * pair.difference:+.1f} points, {100 * pair.low:+.1f} to {100 * pair.high:+.1f}"
+    is_open = outcome in (CLOSE, CANNOT_TELL)
+    texts = [f"{spoken.format(p.b)} ({points_text(p.difference, p.low, p.high)})" for p in pairs]
+    names, reference = _joined(texts, "or" if is_open else "and"), spoken.format(pairs[0].a)
+    if not is_open:
+        return f"{names} {'is' if len(pairs) == 1 else 'are'} {outcome} than {reference}"
+    clause = f"{outcome} whether {names} is better or worse than {reference}"
+    return f"{clause} ({TURN} the verdict)" if outcome == CLOSE else clause
 
 
 def describe(trials: Trials) -> str:
     """Return how the variants were trained and tested, in two sentences."""
     of_first = next(iter(trials.values()))
-    first, train = of_first[0], of_first[0].run.config.train
+    first = of_first[0]
+
+    def settings(text: Callable[[TrainConfig], str]) -> str:
+        return " or ".join(dict.fromkeys(text(of_seeds[0].run.config.train) for of_seeds in trials.values()))
+
     return (
-        f"{len(trials)} variants, {len(of_first)} seeds each, trained on the same "
-        f"{first.history[-1].examples_seen // len(first.history):,} images of {first.run.results['data']} for "
-        f"{train.epochs} epoch(s) ({train.optimizer}, learning rate up to {train.lr:g}, batches of {train.batch_size})"
-        f", tested on the same {len(first.run.images):,} others. Intervals are 95 %: of an accuracy over seeds, of a "
-        "difference over images and seeds; a verdict needs Holm's adjusted p value below 5 %."
+        f"{len(trials)} variant{'s' if len(trials) > 1 else ''}, {len(of_first)} seeds each, trained on the same "
+        f"{first.history[-1].examples_seen // len(first.history):,} images of {first.run.results['data']} "
+        f"({settings(_training_text)}), tested on the same {len(first.run.images):,} others. Intervals are 95 %: of an "
+        "accuracy over seeds, of the differences over images and seeds and of all of them together; a difference is "
+        "real if its interval excludes 0, and too close to call if its adjusted p value is from "
+        f"{' to '.join(map(str, CLOSE_P))}."
     )
 
 
+def _training_text(train: TrainConfig) -> str:
+    epochs = "1 epoch" if train.epochs == 1 else f"{train.epochs} epochs"
+    return f"{epochs}, {train.optimizer}, learning rate up to {train.lr:g}, batches of {train.batch_size}"
+
+
 def _outcome(pair: Pair) -> str:
+    if is_close(pair.p_adjusted):
+        return CLOSE
     return CANNOT_TELL if pair.verdict == CANNOT_TELL else "better" if pair.verdict == pair.b else "worse"
 
 
@@ -144,30 +158,28 @@ def _joined(names: Sequence[str], word: str) -> str:
 
 
 def variant_panels(trials: Trials, comparison: Comparison) -> tuple[Panel, ...]:
-    """Return accuracies, verdicts, learning curves and the variants themselves."""
+    """Return accuracies, verdicts and learning curves."""
     accuracies = {model.model: [100 * value for value in model.accuracies] for model in comparison.models}
-    setups = tuple((name, *_setup(of_seeds[0])) for name, of_seeds in trials.items())
     return (
         seed_intervals("Test accuracy", "accuracy, %", accuracies),
         verdict_table(comparison),
         learning_curves(trials),
-        Table("What was trained", ("variant", "network", "settings"), setups),
     )
 
 
 def seed_intervals(title: str, label: str, values: Mapping[str, Values]) -> Intervals:
-    """Return the chart of a number measured with several seeds: mean, 95 % interval and each measurement."""
-    mean, low, high = zip(*map(mean_interval, values.values()), strict=True)
+    """Return the chart of a percentage measured with several seeds: mean, 95 % interval and each measurement."""
+    mean, low, high = zip(*(mean_interval(of_one, within=(0, 100)) for of_one in values.values()), strict=True)
     points = tuple(tuple(map(float, of_one)) for of_one in values.values())
     return Intervals(title, label, tuple(values), mean, low, high, points)
 
 
-def mean_interval(values: Values) -> tuple[float, float, float]:
-    """Return the mean over seeds and its 95 % interval, by Student's t."""
+def mean_interval(values: Values, *, within: tuple[float, float] = (-inf, inf)) -> tuple[float, float, float]:
+    """Return the mean over seeds and its 95 % interval, by Student's t and within what is possible."""
     array = np.asarray(values, np.float64)
     margin = float(t.ppf(0.975, len(array) - 1) * array.std(ddof=1) / np.sqrt(len(array)))
     mean = float(array.mean())
-    return mean, mean - margin, mean + margin
+    return mean, max(within[0], mean - margin), min(within[1], mean + margin)
 
 
 def seed_curves(title: str, x_label: str, y_label: str, x: Sequence[float], values: Mapping[str, Any]) -> Curves:
@@ -193,27 +205,28 @@ def learning_curves(trials: Trials) -> Curves:
 
 def verdict_table(comparison: Comparison, title: str = "Verdicts") -> Table:
     """Return accuracies, differences and verdicts as text."""
-    columns = ("variant", "accuracy", "std", "difference, 95 % interval", "verdict", "parameters", "MACs")
+    columns = ("variant", "accuracy", "std", "difference, 95 % interval of all", "verdict", "parameters", "MACs")
     pairs = {pair.b: pair for pair in comparison.pairs}
     rows = []
     for model in comparison.models:
         difference = verdict = "–"
         if model.model in pairs:
             pair = pairs[model.model]
-            difference, outcome = points_text(pair), _outcome(pair)
-            verdict = outcome if outcome == CANNOT_TELL else f"{outcome} than {pair.a}"
+            difference, outcome = points_text(pair.difference, pair.low, pair.high), _outcome(pair)
+            verdict = outcome if outcome in (CLOSE, CANNOT_TELL) else f"{outcome} than {pair.a}"
         accuracy, std = f"{100 * model.accuracy.value:.2f} %", f"{100 * (model.std or 0.0):.2f}"
         rows.append((model.model, accuracy, std, difference, verdict, f"{model.num_params:,}", f"{model.macs or 0:,}"))
     return Table(title, columns, tuple(rows))
 
 
-def _setup(trial: Trial) -> tuple[str, str]:
-    """Return the network of a trial and the options of its training."""
-    model, train = trial.run.config.model, trial.run.config.train
-    options = [f"{train.optimizer}, lr {train.lr:g}"]
-    options += [] if train.normalize else ["not normalized"]
-    options += [f"augment {'+'.join(train.augment)}"] if train.augment else []
-    return model.stack or model.name, ", ".join(options)
+def setup_table(trials: Trials) -> Table:
+    """Return the network of every variant and how it was trained."""
+    rows = []
+    for name, (trial, *_) in trials.items():
+        model, train = trial.run.config.model, trial.run.config.train
+        images = ["normalized" if train.normalize else "pixels 0..1", *train.augment, trial.variant.note]
+        rows.append((name, model.stack or model.name, _training_text(train), ", ".join(filter(None, images))))
+    return Table("What was trained", ("variant", "network", "training", "images"), tuple(rows))
 
 
 # ---------------------------------------------------------------- numbers
@@ -234,7 +247,10 @@ def comparison_numbers(comparison: Comparison) -> dict[str, Any]:
             }
             for model in comparison.models
         ],
-        "pairs": [{key: getattr(pair, key) for key in PAIR_COLUMNS if key != "sentence"} for pair in comparison.pairs],
+        "pairs": [
+            {key: getattr(pair, key) for key in PAIR_COLUMNS if key != "sentence"} | {"outcome": _outcome(pair)}
+            for pair in comparison.pairs
+        ],
     }
 
 

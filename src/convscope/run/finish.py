@@ -70,7 +70,9 @@ def finish(
             planned_bytes=plan.peak_bytes,
         )
         on_progress(Progress(f"evaluating on the {prepared.evaluation_split} split", 0, None))
-        typical = class_mean_indices(prepared.images, prepared.splits)
+        typical = calibrating[:0]
+        if len(calibrating) and prepared.config.compute.memory is None:  # otherwise nothing asks for class means
+            typical = class_mean_indices(prepared.images, prepared.splits)
         output, calibrating_output, typical_output = outputs(indices, calibrating, typical)
     predictions = predictions_of(prepared.images, indices, output.logits)
     class_means = _class_means(prepared.images, typical, typical_output)

@@ -34,7 +34,7 @@ WHITENING_IMAGES = 2000
 CALIBRATION_IMAGES = 2000
 """Most validation images to fit the temperature on: it is a single number."""
 
-CLASS_MEAN_IMAGES, LEAST_OF_CLASS = 2000, 20
+CLASS_MEAN_IMAGES, LEAST_OF_CLASS = 1000, 10
 """Most training images for the mean features of the classes, but this many of each class if there are."""
 
 
