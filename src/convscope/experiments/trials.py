@@ -43,7 +43,7 @@ So few leave room for improvement; with 400, most networks classify 97 to 98 % c
 """
 WIDER = 4
 """This many times PER_CLASS are all images of mnist5k; those not trained on, 4,000, are tested."""
-QUICK_PER_CLASS = 8
+QUICK_PER_CLASS = 5
 TRAINING: Mapping[str, Any] = {"epochs": 12, "batch_size": 32, "lr": 3e-3}
 """Training options of experiments about something else."""
 Measure = Callable[[Prepared], Mapping[str, NDArray[Any]]]
