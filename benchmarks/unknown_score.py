@@ -35,7 +35,7 @@ from convscope.inference.unknown import KEPT, energy, max_probability, mean_dire
 from convscope.models.saved import load_model
 from convscope.models.surgery.stages import Frozen, find_freezable, split_stages
 from convscope.progress import ignore_progress
-from convscope.run.prepare import load_run_data
+from convscope.run.own_data import load_run_data
 from convscope.storage.run_folder import read_config
 from convscope.training.features import extract_features
 
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--result", default="unknown_score", help="name of the table in results/")
     options = parser.parse_args()
     config, saved = read_config(options.run), load_model(options.run)
-    images, splits = load_run_data(options.run, config, ignore_progress)
+    images, splits = load_run_data(options.run, config, ignore_progress, verb="evaluate")
     frozen, rest = split_stages(find_freezable(saved.network, images.shape), ())
     forward = fastest_forward(Frozen(frozen, *list(rest)[:-1], nn.Flatten()), torch.device("cpu"))
     preprocessing = Preprocessing(saved.mean, saved.std)
