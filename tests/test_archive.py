@@ -8,9 +8,11 @@ import io
 import struct
 import tarfile
 import time
+import tracemalloc
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -20,10 +22,12 @@ from convscope.config import DataConfig
 from convscope.data.dataset import ImageSet
 from convscope.data.load import load_images
 from convscope.data.sources import archive
+from convscope.data.sources.archive import is_zip
 from convscope.errors import DataError
 from convscope.progress import Progress
 from tests.support import PACKERS, Members, make_tar, make_zip, regular
 
+T = TypeVar("T")
 KINDS = ("zip", *PACKERS)
 
 
@@ -224,6 +228,50 @@ def test_29_one_member_that_expands_too_far_is_listed(tmp_path: Path) -> None:
 def test_29_an_archive_over_the_limit_is_refused(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archive, "MAX_TOTAL_BYTES", 500)
     assert "expands to more than 500 bytes" in refusal(make(kind, two_classes()), tmp_path)
+
+
+def test_a_zip_member_that_lies_about_its_size_is_not_unpacked(tmp_path: Path) -> None:
+    """It announces 500,000 bytes and expands to 60 MB, packed well enough to pass for an image."""
+    content = bytearray(make_zip([*two_classes(), ("cat/bomb.png", bytes(60_000_000))]))
+    for signature, place in ((b"PK\3\4", 22), (b"PK\1\2", 24)):
+        at = content.rindex(signature) if signature == b"PK\1\2" else content.index(b"cat/bomb.png") - 30
+        content[at + place : at + place + 4] = (500_000).to_bytes(4, "little")
+    images, peak = traced_peak(lambda: load(bytes(content), tmp_path))
+    assert "damaged in the archive" in reasons(images)["cat/bomb.png"]
+    assert peak < 20_000_000
+
+
+@pytest.mark.parametrize("kind", ["tar.gz", "tar.xz", "tar.bz2"])
+def test_a_packed_tar_is_checked_while_it_is_unpacked(kind: str, tmp_path: Path) -> None:
+    content = make(kind, [*two_classes(), ("cat/bomb.png", bytes(60_000_000))])
+    message, peak = traced_peak(lambda: refusal(content, tmp_path))
+    assert "as a zip bomb does" in message
+    assert peak < 45_000_000
+
+
+def traced_peak(work: Callable[[], T]) -> tuple[T, int]:
+    """Return what the work returns, and the most memory of Python that it took, in bytes."""
+    tracemalloc.start()
+    try:
+        return work(), tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_30_a_volume_of_a_zip_is_refused_in_words(tmp_path: Path) -> None:
+    content = bytearray(make_zip(two_classes()))
+    end = content.rindex(b"PK\5\6")
+    content[end + 4 : end + 8] = b"\1\0\0\0"
+    assert "one of several volumes of a zip" in refusal(bytes(content), tmp_path)
+    assert "one of several volumes of a zip" in refusal(b"PK\7\10" + bytes(content), tmp_path)
+    (tmp_path / "zip64.zip").write_bytes(zip64_of_two_volumes())
+    assert is_zip(tmp_path / "zip64.zip")
+
+
+def zip64_of_two_volumes() -> bytes:
+    locator = struct.pack("<4sLQL", b"PK\6\7", 1, 0, 2)
+    end = struct.pack("<4s4H2LH", b"PK\5\6", *(0xFFFF,) * 4, 2**32 - 1, 2**32 - 1, 0)
+    return b"PK\7\10" + bytes(60) + locator + end
 
 
 def overlapping(quoted: bool) -> bytes:

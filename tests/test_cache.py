@@ -55,6 +55,13 @@ def test_what_was_saved_is_found_again_and_only_the_owner_may_read_it(root: Path
         assert stat.S_IMODE((root / kind).stat().st_mode) == 0o700
 
 
+def test_cache_folders_are_their_owners_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "new" / "cache"))
+    assert save_cached("images", "a", b"1")
+    folder = tmp_path / "new" / "cache" / "convscope" / "images"
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (folder, *list(folder.parents)[:3])} == {0o700}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_files_used_longest_ago_are_deleted_beyond_the_cap(
     root: Path, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -202,7 +209,8 @@ def test_the_key_of_an_exported_model_covers_the_sources_and_libraries_that_make
     monkeypatch.setattr(Path, "read_bytes", noted)
     key = published_key("timm/resnet18.a1")
     assert key.startswith("timm-resnet18.a1-")
-    for part in ("inference/export.py", "inference/card.py", "models/zoo/pretrained.py", "models/zoo/weights.py"):
+    made_by = ("inference/export.py", "inference/card.py", "models/zoo/pretrained.py", "models/zoo/weights.py")
+    for part in (*made_by, "models/surgery/head.py", "models/saved.py", "data/decode/resize.py", "torch_internals.py"):
         assert any(path.endswith(f"convscope/{part}") for path in read), part
     for library in ("torch", "torchvision", "timm", "onnx"):
         assert any(path.endswith(f"/{library}/version.py") for path in read), library
@@ -218,12 +226,17 @@ def test_a_damaged_model_is_exported_again_and_no_cache_is_needed(
     first = predict(EMBEDDED, photo)
     [path] = (root / "models").iterdir()
     whole = path.read_bytes()
-    path.write_bytes(whole[:-1000])
-    assert predict(EMBEDDED, photo) == first
-    assert path.read_bytes() == whole
+    turned = bytearray(whole)
+    turned[len(whole) // 2] ^= 0x40  # a weight, which ONNX Runtime would take as it is
+    for damaged in (whole[:-1000], bytes(turned)):
+        path.write_bytes(damaged)
+        assert predict(EMBEDDED, photo) == first
+        assert path.read_bytes() == whole
     monkeypatch.setattr(predict_module, "published_key", lambda model: pytest.fail("a file needs no key"))
     path.rename(tmp_path / MODEL_FILE)
     assert predict(tmp_path / MODEL_FILE, photo) == first
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / MODEL_FILE))
-    assert predict(EMBEDDED, photo) == first
+    stages: list[str] = []
+    assert predict(EMBEDDED, photo, on_progress=lambda progress: stages.append(progress.stage)) == first
+    assert sum("the cache folder cannot be written" in stage for stage in stages) == 1

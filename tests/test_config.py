@@ -3,9 +3,11 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+import numpy as np
 import pytest
 from typer.main import get_command
 
@@ -145,3 +147,36 @@ def test_what_the_command_line_is_given_becomes_the_configuration() -> None:
     )
     assert (config.data.gray, config.data.split, config.train.augment) == (True, (60, 20, 20), ("flip", "crop"))
     assert (config.train.normalize, config.compute.memory) == (False, 2 * 2**30)
+
+
+def test_numbers_of_numpy_become_numbers_of_python() -> None:
+    config = convscope.make_config(
+        "digits", epochs=np.int64(1), lr=np.float32(0.5), gray=np.bool_(True), split=[np.float64(70), 15, np.int8(15)]
+    )
+    assert json.loads(json.dumps(config_to_json(config)))["train"]["epochs"] == 1
+    assert [type(value) for value in (config.train.epochs, config.train.lr, config.data.gray)] == [int, float, bool]
+    assert config.data.split == (70.0, 15.0, 15.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"epochs": "3"}, "epochs '3' is not a whole number"),
+        ({"epochs": 1.5}, "epochs 1.5 is not a whole number"),
+        ({"lr": True}, "lr True is not a finite number"),
+        ({"gray": 1}, "gray 1 is not true or false"),
+        ({"augment": "flip"}, "augment 'flip' is not a list"),
+        ({"split": "70/15/15"}, "split '70/15/15' is not a list"),
+        ({"optimizer": 3}, "optimizer 3 is not text"),
+        ({"checkpoint_seconds": float("inf")}, "checkpoint_seconds inf is not a finite number"),
+        ({"seed": 2**70}, "seed 1180591620717411303424 is not a number of 64 bits"),
+        ({"threads": 10**6}, "threads 1000000 is too large; --threads takes less than 1025"),
+        ({"epochs": np.array([1, 2])}, "epochs array.* is not a whole number"),
+    ],
+)
+def test_values_of_another_type_are_refused_before_anything_is_written(
+    options: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        convscope.train("digits", out=tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()

@@ -23,6 +23,8 @@ from convscope.data.decode.resize import Resizing
 from convscope.results.prediction import Skipped
 from tests.support import LIMIT, chunk, close, decode, encoded, exif_block, huge_header, png, smooth
 
+PNG = encoded(smooth(), "PNG")
+
 
 def refuse(content: bytes, name: str = "a.jpg", *, max_pixels: int = LIMIT, allow_truncated: bool = False) -> Skipped:
     found = decode_rgb(content, name, max_pixels=max_pixels, allow_truncated=allow_truncated)
@@ -61,6 +63,12 @@ def refuse(content: bytes, name: str = "a.jpg", *, max_pixels: int = LIMIT, allo
         pytest.param(b"RIFF\x24\0\0\0AVI LIST", "a video (AVI)", id="avi"),
         pytest.param(b"\x1a\x45\xdf\xa3\x9fB\x86", "a video (Matroska or WebM)", id="webm"),
         pytest.param(b"\0\0\1\xba\x44\0\4", "a video (MPEG)", id="mpeg"),
+        pytest.param(PNG.replace(b"\r\n", b"\n"), "spoiled by a transfer as text", id="unix-lines"),
+        pytest.param(PNG.replace(b"\n", b"\r\n"), "spoiled by a transfer as text", id="windows-lines"),
+        pytest.param(PNG.replace(b"\r\n", b"\r"), "spoiled by a transfer as text", id="mac-lines"),
+        pytest.param(bytes(c & 127 for c in PNG), "spoiled by a transfer as text", id="seven-bits"),
+        pytest.param(PNG.decode("latin-1").encode(), "spoiled by a transfer as text", id="latin1-to-utf8"),
+        pytest.param(PNG.decode(errors="replace").encode(), "spoiled by a transfer as text", id="not-utf8"),
     ],
 )
 def test_files_that_are_no_images(content: bytes, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -161,14 +161,14 @@ def test_what_could_not_be_read_is_tried_again(
 ) -> None:
     root = make_tree(tmp_path / "pets", FILES)
     whole = load(make_tree(tmp_path / "other/pets", FILES))
-    read, refused = folder._read, [str(root / "cat/1.png")]
+    read, refused = folder.read_limited, [root / "cat/1.png"]
 
-    def read_or_refuse(path: str) -> bytes:
+    def read_or_refuse(path: Path, limit: int) -> bytes:
         if path in refused:
             raise PermissionError(13, "Permission denied")
-        return read(path)
+        return read(path, limit)
 
-    monkeypatch.setattr(folder, "_read", read_or_refuse)
+    monkeypatch.setattr(folder, "read_limited", read_or_refuse)
     assert "permission denied" in {item.reason for item in load(root).skipped}
     decoded()
     refused.clear()
@@ -192,6 +192,22 @@ def test_a_damaged_cache_file_is_replaced(tmp_path: Path, decoded: Callable[[], 
         path.write_bytes({"cut": content[:-40], "flipped": flipped, "empty": b""}[damage])
     assert same(first, load(root))
     assert len(decoded()) == len(FILES) - 1
+
+
+def test_an_image_whose_pixels_changed_in_the_cache_is_decoded_again(
+    tmp_path: Path, decoded: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decode_cache, "BLOCK_BYTES", 64)  # less than an image
+    root = make_tree(tmp_path / "pets", FILES)
+    first = load(root)
+    decoded()
+    [path] = cache_files(tmp_path)
+    whole = path.read_bytes()
+    at = first.images[:1].nbytes + 5  # in the second image
+    path.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
+    assert same(first, load(root))
+    assert decoded() == [first.ids[1]]
+    assert path.read_bytes() == whole
 
 
 @pytest.mark.parametrize("place", ["a file", "no home"])

@@ -13,6 +13,7 @@ from PIL import Image
 from convscope.data.decode.decode import Decoded, decode_many
 from convscope.data.decode.files import Entry
 from convscope.data.decode.resize import Resizing, resize_image
+from convscope.data.decode.turns import PIXELS_AT_ONCE, one_image, wait_for_turn
 from convscope.data.names import is_ignored, printable
 from convscope.results.prediction import Skipped
 from tests.support import LIMIT, close, decode, encoded, smooth
@@ -153,3 +154,34 @@ def test_15_files_that_are_never_images() -> None:
     ignored = (".DS_Store", "Thumbs.db", "desktop.ini", "__MACOSX", ".ipynb_checkpoints", "._1.jpg", "THUMBS.DB")
     assert all(map(is_ignored, ignored))
     assert not any(map(is_ignored, ("thumbs", "a.jpg", "database", "-a", "_x")))
+
+
+def test_large_images_wait_for_one_another() -> None:
+    order = []
+
+    def decode_large(pixels: int) -> None:
+        with one_image():
+            wait_for_turn(pixels)
+            wait_for_turn(pixels)  # opened again, to find out whether it is cut
+            order.append(pixels)
+
+    def join(pixels: int, timeout: float | None = None) -> threading.Thread:
+        thread = threading.Thread(target=decode_large, args=(pixels,))
+        thread.start()
+        thread.join(timeout)
+        return thread
+
+    wait_for_turn(PIXELS_AT_ONCE)  # holds nothing outside of `one_image`
+    with one_image():
+        wait_for_turn(PIXELS_AT_ONCE * 2)  # alone, whatever its size
+        assert not join(1000).is_alive()
+        waiting = join(100_000_000, timeout=0.05)
+        assert order == [1000]
+    waiting.join()
+    assert order == [1000, 100_000_000]
+    with one_image():
+        wait_for_turn(PIXELS_AT_ONCE // 2)
+        assert not join(PIXELS_AT_ONCE // 2).is_alive()
+        with pytest.raises(RuntimeError), one_image():
+            raise RuntimeError
+    assert not join(PIXELS_AT_ONCE).is_alive()

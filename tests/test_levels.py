@@ -12,10 +12,10 @@ import convscope
 
 PACKAGE = Path(__file__).parents[1] / "src" / "convscope"
 CONTRIBUTING = Path(__file__).parents[1] / "CONTRIBUTING.md"
-MOST_AT_THE_TOP = 10
+MOST_AT_THE_TOP = 11
 """Modules beside the packages."""
 WITHOUT_TORCH = (
-    *("cpu", "errors", "progress", "results", "sizes", "config", "seeds", "pages", "cli"),
+    *("cpu", "errors", "progress", "results", "schema", "sizes", "config", "seeds", "pages", "cli"),
     *("storage.files", "storage.run_folder", "storage.checkpoints", "storage.cache", "storage.download"),
     *("data.sources", "data.decode", "data.health", "inference.card", "inference.engine", "inference.session"),
     *("comparison.compare", "comparison.recorded", "comparison.significance", "api.check", "api.predict"),

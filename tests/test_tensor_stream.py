@@ -81,5 +81,5 @@ def test_other_shapes_types_and_a_cut_file_are_refused(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"holds weight as F32 \[2, 3\], expected"):
             read_into(path, {"weight": other})
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ValueError, match="ends within weight"):
+    with pytest.raises(ValueError, match="not a safetensors file"):
         read_into(path, {"weight": torch.zeros(2, 3)})

@@ -5,13 +5,14 @@ documentation of the Python API are made from them. Values are checked when the 
 read.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from convscope.errors import UsageError, unknown_name
+from convscope.schema import checked, hints_of
 
 Optimizer = Literal["sgd", "adam", "adamw", "muon"]
 Schedule = Literal["constant", "one-cycle"]
@@ -31,6 +32,8 @@ STACK = "stack"
 """The model name of a network written layer by layer."""
 MAX_PIXELS = 100_000_000
 """Pixels of the largest image that is decoded: 300 MB as RGB."""
+MAX_THREADS = 1024
+"""Most CPU threads that may be asked for: more than any processor has cores, and few enough for a system to start."""
 DEFAULT_MOMENTUM = 0.9
 """Momentum of SGD and Muon, and first beta of Adam and AdamW."""
 
@@ -82,17 +85,21 @@ class DataConfig:
     max_pixels: int = option(MAX_PIXELS, "Largest image to accept, in pixels.", DATA, least=1)
 
     def __post_init__(self) -> None:
+        if isinstance(self.split, list | tuple) and len(self.split) != 3:
+            raise _not_percentages(self.split)
         _check_values(self)
         if not 0 < self.crop_fraction <= 1:
             raise UsageError(f"crop_fraction {self.crop_fraction} is not in 0..1 (0 excluded); 1 keeps the whole image")
-        if self.split is not None and (
-            len(self.split) != 3 or min(self.split) < 0 or abs(sum(self.split) - 100) > 1e-6 or self.split[0] == 0
-        ):
-            shown = "/".join(f"{share:g}" for share in self.split)
-            raise UsageError(
-                f"split {shown} is not three percentages (train/validation/test) that sum to 100 "
-                "with something to train on; for example --split 70/15/15"
-            )
+        split = self.split
+        if split is not None and (min(split) < 0 or abs(sum(split) - 100) > 1e-6 or split[0] == 0):
+            raise _not_percentages(split)
+
+
+def _not_percentages(split: Sequence[float]) -> UsageError:
+    return UsageError(
+        f"split {'/'.join(f'{share}'.removesuffix('.0') for share in split)} is not three percentages "
+        "(train/validation/test) that sum to 100 with something to train on; for example --split 70/15/15"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +181,9 @@ class ComputeConfig:
     """How a run is computed. Apart from rounding, nothing here changes what is learned."""
 
     device: str = option("auto", "Device: auto, cpu, cuda, cuda:N or mps.", COMPUTE)
-    threads: int | None = option(None, "CPU threads (default: what suits the network).", COMPUTE, least=1)
+    threads: int | None = option(
+        None, "CPU threads (default: what suits the network).", COMPUTE, least=1, below=MAX_THREADS + 1
+    )
     memory: int | None = option(None, "Memory limit that the run is fitted into, e.g. 4GiB.", COMPUTE, least=1)
     micro_batches: int = option(1, "Micro-batches that each batch is split into.", COMPUTE, least=1)
     evaluation_batch_size: int | None = option(
@@ -291,9 +300,19 @@ def _options_of(config: str, kind: type[Any]) -> Iterator[Option]:
 
 
 def _check_values(config: object) -> None:
-    """Raise a UsageError for a value that is out of range or not one of the choices."""
+    """Raise a UsageError for a value of another type, out of range or not one of the choices.
+
+    Numbers of numpy become Python's, which JSON can hold, and lists become tuples.
+    """
+    kind: Any = type(config)
+    hints = hints_of(kind)
     for entry in fields(config):  # type: ignore[arg-type]
         known, value = options().get(entry.name), getattr(config, entry.name)
+        try:
+            value = checked(value, str if known and known.choices else hints[entry.name], entry.name)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        object.__setattr__(config, entry.name, value)
         if known is None or value is None:
             continue
         if known.least is not None and not value >= known.least:
@@ -321,7 +340,7 @@ def config_from_json(tree: Mapping[str, Any]) -> RunConfig:
     """Return the configuration written by `config_to_json`.
 
     Raises:
-        UsageError: a key is unknown, which means that a newer version wrote it.
+        UsageError: a value is not valid, or a key is unknown, which means that a newer version wrote it.
     """
     return RunConfig(**{name: part_from_json(kind, tree[name]) for name, kind in CONFIGS.items()})
 
@@ -333,5 +352,6 @@ def part_from_json(kind: type[_Config], tree: Mapping[str, Any]) -> _Config:
         if key not in known:
             name = next(name for name, each in CONFIGS.items() if each is kind)
             raise unknown_name(f"{name} option", key, known)
-    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in tree.items()}
-    return kind(**values)
+    if kind is DataConfig and "source" not in tree:
+        raise UsageError("the data have no 'source'")
+    return kind(**tree)

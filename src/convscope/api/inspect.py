@@ -14,7 +14,7 @@ from convscope.config import MAX_PIXELS
 from convscope.data.batches import Preprocessing
 from convscope.data.dataset import ImageSet
 from convscope.data.decode.decode import decode_rgb
-from convscope.data.decode.files import unreadable
+from convscope.data.decode.files import MAX_FILE_BYTES, unreadable
 from convscope.data.decode.resize import Resizing, resize_image
 from convscope.data.names import printable
 from convscope.data.splits import Splits
@@ -34,7 +34,7 @@ from convscope.progress import OnProgress, Progress, ignore_progress
 from convscope.results.prediction import Skipped
 from convscope.run.own_data import load_run_data
 from convscope.run.prepare import calibration_indices
-from convscope.storage.files import write_bytes
+from convscope.storage.files import read_limited, write_bytes
 from convscope.storage.run_folder import read_config
 
 TOPK = 3
@@ -196,7 +196,9 @@ def _load_image(path: Path, fit: Resizing, *, max_pixels: int, allow_truncated: 
         DataError: it cannot be read; says why and what helps.
     """
     try:
-        verdict = decode_rgb(path.read_bytes(), path.name, max_pixels=max_pixels, allow_truncated=allow_truncated)
+        verdict = decode_rgb(
+            read_limited(path, MAX_FILE_BYTES), path.name, max_pixels=max_pixels, allow_truncated=allow_truncated
+        )
     except (OSError, MemoryError) as error:
         verdict = unreadable(path.name, error)
     if isinstance(verdict, Skipped):

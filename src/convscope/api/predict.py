@@ -14,9 +14,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from convscope.config import MAX_PIXELS
+from convscope.config import MAX_PIXELS, ComputeConfig
 from convscope.errors import RunError, UsageError
-from convscope.inference.session import MODEL_FILE, load_session, start_session, threads_for
+from convscope.inference.session import MODEL_FILE, load_session, sealed, start_session, threads_for
 from convscope.progress import OnProgress, Progress, ignore_progress
 from convscope.results.prediction import ImagePrediction, Skipped
 from convscope.storage.cache import cached_file, save_cached
@@ -71,6 +71,7 @@ def predict(
     """
     if topk < 1:
         raise UsageError(f"topk {topk} is too small; --topk takes 1 or more")
+    ComputeConfig(threads=threads)  # refuses a number that no machine has
     given = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
     single = len(given) == 1 and given[0].is_file() and given[0].suffix.lower() not in ARCHIVE_SUFFIXES
     inference_threads, batches = threads_for(1 if single else None)
@@ -119,19 +120,20 @@ def _load_engine(model: str, threads: int, on_progress: OnProgress) -> Engine:
     cached = cached_file("models", key)
     if cached is not None:
         with suppress(RunError):  # damaged: exported again, and the file is replaced
-            return _start_engine(cached, threads)
+            return _start_engine(cached, threads, is_sealed=True)
     on_progress(Progress(f"writing {model} as a model file, once", 0, None))
     from convscope.inference.engine import make_engine
     from convscope.inference.model_file import export_published
 
     content = export_published(model, on_progress)
-    save_cached("models", key, content)
+    if not save_cached("models", key, sealed(content)):
+        on_progress(Progress("the cache folder cannot be written, so the model file is made again next time", 0, None))
     return make_engine(start_session(content, threads=threads), path)
 
 
-def _start_engine(file: Path, threads: int) -> Engine:
+def _start_engine(file: Path, threads: int, *, is_sealed: bool = False) -> Engine:
     with ThreadPoolExecutor(1, thread_name_prefix="session") as pool:
-        session = pool.submit(load_session, file, threads=threads)
+        session = pool.submit(load_session, file, threads=threads, is_sealed=is_sealed)
         import convscope.data.sources.image_files  # noqa: F401  what reads images takes as long to import as a session to start
         from convscope.inference.engine import make_engine
 
@@ -146,8 +148,9 @@ def published_key(model: str) -> str:
     """
     digest = hashlib.sha256()
     package = Path(__file__).parents[1]
-    for folder in ("inference", "models/zoo"):
-        for source in sorted((package / folder).glob("*.py")):
+    for place in ("inference", "models", "data/decode", "torch_internals.py"):
+        path = package / place
+        for source in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
             digest.update(source.read_bytes())
     for library in ("torch", "torchvision", "timm", "onnx"):
         spec = find_spec(library)  # looked up, not imported

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from convscope import __version__
-from convscope.cli.console import error_console, escape
+from convscope.cli.console import error_console, escape, escape_unencodable
 from convscope.cpu import let_idle_threads_sleep
 from convscope.errors import ConvscopeError
 
@@ -22,6 +22,11 @@ COMMANDS = (
     *("budget", "check", "report", "export", "lab", "runs", "models"),
 )
 """The verbs in the order of `convscope --help`; each has a file of its name here, with a function of its name."""
+SHORTAGE = (
+    *("can't start new thread", "an't allocate memory", "annot allocate memory", "ailed to map segment"),
+    *("bad allocation", "bad_alloc", "Resource temporarily unavailable"),
+)
+"""What Python, torch, ONNX Runtime and the loader of libraries say where memory or threads are used up."""
 DATA_COMMANDS = {"list": "data.list_", "check": "check.check"}
 """What follows `convscope data`; `data check` is the old spelling of `check`."""
 
@@ -62,11 +67,19 @@ def _options(
 def main() -> None:
     """Run the command line; errors raised on purpose end in one line and their exit code."""
     let_idle_threads_sleep()
+    escape_unencodable()
     try:
         build_app("".join(sys.argv[1:2]))()
     except ConvscopeError as error:
         error_console().print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
         sys.exit(error.exit_code)
+    except (MemoryError, RuntimeError, OSError, ImportError) as error:
+        if not (isinstance(error, MemoryError) or any(words in str(error) for words in SHORTAGE)):
+            raise
+        reason = escape(" ".join(str(error).split())[:200]) or "MemoryError"
+        advice = "close other programs, raise the limit (ulimit -v, -u), or use fewer --threads and a smaller batch"
+        error_console().print(f"[bold red]error:[/] out of memory or threads ({reason}); {advice}", soft_wrap=True)
+        sys.exit(1)
     except KeyboardInterrupt:
         error_console().print("interrupted before training began; nothing was written")
         sys.exit(130)

@@ -5,6 +5,7 @@ rich is imported where something is drawn: that takes longer than the whole of a
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convscope.progress import OnProgress, Progress
+from convscope.results.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
@@ -35,7 +37,7 @@ def out_console() -> Console:
     """Return the console of results."""
     from rich.console import Console
 
-    return Console(soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)
+    return Console(soft_wrap=True, emoji=False, width=None if sys.stdout.isatty() else WIDE)
 
 
 @cache
@@ -43,12 +45,19 @@ def error_console() -> Console:
     """Return the console of everything else."""
     from rich.console import Console
 
-    return Console(stderr=True)
+    return Console(stderr=True, emoji=False)
 
 
 def print_text(text: str, *, note: bool = False, **style: Any) -> None:  # noqa: ANN401
-    """Print text as it stands to stdout; a note to stderr."""
-    (error_console() if note else out_console()).print(text, highlight=False, markup=False, **style)
+    """Print one line of text to stdout, a note to stderr; what would command the terminal becomes an escape."""
+    (error_console() if note else out_console()).print(printable(text), highlight=False, markup=False, **style)
+
+
+def escape_unencodable() -> None:
+    """Print a character that stdout or stderr cannot encode as an escape, where it would end the program."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def print_lines(lines: Sequence[tuple[str, str]], *, width: int = 10) -> None:
@@ -58,10 +67,10 @@ def print_lines(lines: Sequence[tuple[str, str]], *, width: int = 10) -> None:
 
 
 def escape(text: str) -> str:
-    """Return text in which no square bracket is markup."""
+    """Return text on one line, in which no square bracket is markup and nothing commands the terminal."""
     from rich.markup import escape
 
-    return escape(text)
+    return escape(printable(text))
 
 
 @contextmanager
@@ -235,5 +244,5 @@ def cell(value: str | int | None) -> str:
 
 
 def print_json(tree: Any) -> None:  # noqa: ANN401
-    """Print one JSON object, on one line."""
-    sys.stdout.write(json.dumps(tree, ensure_ascii=False, allow_nan=False) + "\n")
+    """Print one JSON object, on one line of ASCII."""
+    sys.stdout.write(json.dumps(tree, allow_nan=False) + "\n")

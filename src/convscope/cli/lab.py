@@ -38,7 +38,9 @@ def lab(
     print_text(found.question, style="bold")
     for panel in found.panels:
         if isinstance(panel, Table):
-            print_text(f"\n{panel.title}")
+            print_text("")
+            print_text(panel.title)
             print_table(panel.columns, panel.rows)
-    print_text(f"\n{found.answer}")
+    print_text("")
+    print_text(found.answer)
     print_lines([("page", found.page)])

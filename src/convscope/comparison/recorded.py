@@ -13,6 +13,7 @@ from convscope.config import STACK, RunConfig, config_to_json
 from convscope.errors import RunError
 from convscope.storage.files import read_csv, read_json
 from convscope.storage.run_folder import read_config
+from convscope.storage.schemas import damaged
 
 NO_DIFFERENCE = {"data.source", "data.data_dir", "train.seed"}
 """What may differ between runs of one network, beside how it is computed: its seed and where the data lie."""
@@ -67,6 +68,8 @@ def load_finished_run(folder: Path) -> FinishedRun:
     if not (folder / "results.json").exists():
         raise RunError(f"{folder} is not finished; finish it with: convscope train --resume {folder}")
     rows = read_csv(folder / "predictions.csv")
+    if not rows:
+        raise damaged(f"{folder / 'predictions.csv'} has no rows")
     true, predicted = (tuple(row[column] for row in rows) for column in ("true", "predicted"))
     return FinishedRun(
         folder=str(folder),

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from convscope.evaluation.metrics import make_predictions
 from convscope.results.panels import Curves, Line, Panel, Table
 from convscope.results.run import Calibration, Predictions, Reliability, ReliabilityBin
+from convscope.schema import checked
 
 NUM_BINS = 10
 LEAST_BETA, GREATEST_BETA = 1e-3, 1e3
@@ -103,13 +104,9 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> f
 
 
 def calibration_from_json(tree: Mapping[str, Any]) -> Calibration:
-    """Return the calibration that calibration.json holds."""
-
-    def reliability(entry: Mapping[str, Any]) -> Reliability:
-        return Reliability(**{**entry, "bins": tuple(ReliabilityBin(**each) for each in entry["bins"])})
-
-    scaled = None if tree["scaled"] is None else reliability(tree["scaled"])
-    return Calibration(**{**tree, "as_trained": reliability(tree["as_trained"]), "scaled": scaled})
+    """Return the calibration that calibration.json holds; raises ValueError, which names what is wrong with it."""
+    calibration: Calibration = checked(tree, Calibration, "calibration.json:")
+    return calibration
 
 
 def calibration_panels(calibration: Calibration) -> tuple[Panel, ...]:

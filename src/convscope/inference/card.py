@@ -2,9 +2,9 @@
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from convscope.data.decode.resize import Resizing
+from convscope.schema import checked
 
 CARD_KEY = "convscope"
 """Key of the card in the file's metadata."""
@@ -50,12 +50,13 @@ def card_from_json(text: str) -> ModelCard:
     """Return the card written by `card_to_json`.
 
     Raises:
-        ValueError, KeyError, TypeError: the text is not a card.
+        ValueError: the text is not a card; names the value that is wrong.
     """
-    tree: dict[str, Any] = json.loads(text)
-    return ModelCard(
-        model=tree["model"],
-        class_names=tuple(tree["class_names"]),
-        fit=Resizing(**tree["fit"]),
-        unknown=None if tree["unknown"] is None else UnknownRule(**tree["unknown"]),
-    )
+    try:
+        tree = json.loads(text)
+    except RecursionError:
+        raise ValueError("its card is nested too deeply") from None
+    card: ModelCard = checked(tree, ModelCard, "card")
+    if len(card.class_names) < 2 or card.fit.image_size is None:
+        raise ValueError(f"its card names {len(card.class_names)} classes and the size {card.fit.image_size}")
+    return card

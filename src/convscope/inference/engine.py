@@ -35,9 +35,13 @@ class Engine:
     session: Session
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the logits, float32 [B, K], of fitted images, uint8 [B, H, W, C]."""
-        (found,) = self.session.run(["logits"], {"images": images})
-        return np.asarray(found, np.float32)
+        """Return the logits, float32 [B, K], of fitted images, uint8 [B, H, W, C].
+
+        Raises:
+            RunError: the graph cannot be computed, or gives something else.
+        """
+        (found,) = self._run(["logits"], images)
+        return found
 
     def outputs(self, images: NDArray[np.uint8]) -> list[tuple[NDArray[np.float32], float | None]]:
         """Return the logits [K] of each image and its similarity to the training images; None without a rule."""
@@ -45,11 +49,23 @@ class Engine:
         if rule is None:
             return [(logits, None) for logits in self.logits(images)]
         if rule.score == COSINE:
-            logits, similarity = self.session.run(["logits", "similarity"], {"images": images})
-        else:
-            logits = self.logits(images)
-            similarity = SCORES[rule.score](logits)
-        return list(zip(logits, similarity.tolist(), strict=True))
+            logits, similarity = self._run(["logits", "similarity"], images)
+            return list(zip(logits, similarity.tolist(), strict=True))
+        logits = self.logits(images)
+        return list(zip(logits, SCORES[rule.score](logits).tolist(), strict=True))
+
+    def _run(self, names: list[str], images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        try:
+            found = [np.asarray(values, np.float32) for values in self.session.run(names, {"images": images})]
+        except Exception as error:  # of ONNX Runtime's own classes, which have no common base
+            reason = printable(" ".join(str(error).split()))[:200]
+            raise RunError(f"model {self.card.model!r} cannot be computed ({reason}); export the run again") from error
+        shapes = [(len(images), len(self.card.class_names)), (len(images),)]
+        for name, values, shape in zip(names, found, shapes, strict=False):
+            if values.shape != shape or not np.isfinite(values).all():
+                problem = f"{name} of shape {values.shape}, expected finite numbers of shape {shape}"
+                raise RunError(f"model {self.card.model!r} gives {problem}; export the run again")
+        return found
 
 
 def load_engine(path: Path, *, threads: int = 1) -> Engine:
@@ -71,9 +87,30 @@ def make_engine(session: Session, path: Path) -> Engine:
         RunError: convscope did not write the file.
     """
     try:
-        return Engine(card_from_json(session.get_modelmeta().custom_metadata_map[CARD_KEY]), session)
-    except (KeyError, ValueError, TypeError):
-        raise RunError(f"{path} was not written by this version of convscope; export the run again") from None
+        text = session.get_modelmeta().custom_metadata_map.get(CARD_KEY)
+        if text is None:
+            raise ValueError("it has no card")
+        card = card_from_json(text)
+        _check_fit(card, session)
+    except ValueError as error:
+        raise RunError(
+            f"{path} was not written by this version of convscope ({printable(str(error))}); export the run again"
+        ) from None
+    return Engine(card, session)
+
+
+def _check_fit(card: ModelCard, session: Session) -> None:
+    """Raise ValueError where the graph does not take the images or give the outputs that its card says."""
+    side, channels = card.fit.image_size, 1 if card.fit.gray else 3
+    inputs = [(each.name, each.type, each.shape[1:]) for each in session.get_inputs()]
+    if inputs != [("images", "tensor(uint8)", [side, side, channels])]:
+        raise ValueError(f"its inputs are {inputs}, its card says images of {side}x{side}x{channels}")
+    widths = {each.name: each.shape[1:] for each in session.get_outputs() if each.type == "tensor(float)"}
+    if [width for width in widths.get("logits", [0]) if isinstance(width, int)] not in ([], [len(card.class_names)]):
+        raise ValueError(f"its outputs are {widths}, its card names {len(card.class_names)} classes")
+    score = None if card.unknown is None else card.unknown.score
+    if score not in (None, COSINE, *SCORES) or (score == COSINE and "similarity" not in widths):
+        raise ValueError(f"its outputs are {widths}, its card has the score {score!r}")
 
 
 def predict_entries(

@@ -19,15 +19,16 @@ from convscope.inference.certificate import IMAGES, compare
 from convscope.inference.engine import Engine
 from convscope.inference.export import to_onnx
 from convscope.inference.session import MODEL_FILE, start_session
-from convscope.inference.unknown import COSINE, Choice
+from convscope.inference.unknown import COSINE, SCORES, Choice, ClassMeans
 from convscope.models import build_model, find_model
 from convscope.models.saved import SavedModel, load_model
 from convscope.models.zoo.pretrained import fetch_weights, pretrained_class_names
 from convscope.progress import OnProgress, ignore_progress
 from convscope.results.run import Certificate
 from convscope.seeds import permutation
-from convscope.storage.files import read_json, write_array, write_bytes, write_json
+from convscope.storage.files import read_array, read_json, write_array, write_bytes, write_json
 from convscope.storage.run_folder import read_config
+from convscope.storage.schemas import damaged
 
 CERTIFICATE_FILE = "certificate.json"
 CLASS_MEANS_FILE = "class_means.npy"
@@ -99,9 +100,7 @@ def export_run(run: Path, path: Path | None = None) -> Path:
     saved, data = load_model(run), read_config(run).data
     path = path or run / MODEL_FILE
     rule = _recorded_rule(run)
-    class_means = (
-        np.load(run / CLASS_MEANS_FILE, allow_pickle=False) if rule is not None and rule.score == COSINE else None
-    )
+    class_means = None if rule is None or rule.score != COSINE else _read_class_means(run, len(saved.class_names))
     card = ModelCard(saved.name, saved.class_names, fit_for(saved, data), rule)
     write_bytes(path, to_onnx(saved, card, class_means))
     return path
@@ -153,4 +152,16 @@ def _recorded_rule(run: Path) -> UnknownRule | None:
     """Return the rule that a run chose at its end; None if it has none."""
     path = run / CERTIFICATE_FILE
     rule: dict[str, Any] | None = read_json(path)["unknown"] if path.exists() else None
+    if rule is not None and rule["score"] not in (COSINE, *SCORES):
+        raise damaged(f"{path}: unknown.score {rule['score']!r} is not one of {', '.join((COSINE, *SCORES))}")
     return None if rule is None else UnknownRule(**{key: rule[key] for key in ("score", "threshold", "kept", "n")})
+
+
+def _read_class_means(run: Path, num_classes: int) -> ClassMeans:
+    means = read_array(run / CLASS_MEANS_FILE)
+    if means.dtype != np.float32 or means.ndim != 2 or len(means) != num_classes or not np.isfinite(means).all():
+        raise damaged(
+            f"{run / CLASS_MEANS_FILE} holds {means.dtype} {means.shape}, expected finite float32 with a row for each "
+            f"of {num_classes} classes"
+        )
+    return means

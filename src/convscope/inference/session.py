@@ -1,11 +1,14 @@
 """Graphs on ONNX Runtime; apart from the image loader, whose imports run while a graph is loaded."""
 
 import os
+import zlib
 from pathlib import Path
 from typing import TypeAlias
 
 from convscope.cpu import available_processors
 from convscope.errors import RunError
+from convscope.inference.graph import check_graph
+from convscope.storage.files import open_regular
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 """Read at the import of ONNX Runtime; otherwise it writes to ~/.cache and sends names of models to Microsoft."""
@@ -16,17 +19,39 @@ MODEL_FILE = "model.onnx"
 Session: TypeAlias = onnxruntime.InferenceSession
 
 
-def load_session(path: Path, *, threads: int) -> Session:
+_SEAL = b"\xc5\x3e"
+"""Key of field 1,000 of four bytes in the encoding of Protocol Buffers; ONNX has no such field, and readers pass over
+it."""
+
+
+def sealed(content: bytes) -> bytes:
+    """Return a model file with its CRC-32 at the end, by which damage shows; it stays a model file."""
+    return content + _seal_of(content)
+
+
+def _seal_of(content: bytes | memoryview) -> bytes:
+    return _SEAL + zlib.crc32(content).to_bytes(4, "little")
+
+
+def load_session(path: Path, *, threads: int, is_sealed: bool = False) -> Session:
     """Return the graph of a file, ready to run.
 
+    Args:
+        is_sealed: the file was written by `sealed`.
+
     Raises:
-        RunError: the file does not exist or is not a graph.
+        RunError: the file does not exist, or is not a graph that can be trusted to end.
     """
     if not path.is_file():
         raise RunError(f"{path} does not exist; write it with: convscope export {path.parent} --to onnx")
     try:
-        return start_session(path.read_bytes(), threads=threads)
-    except (OSError, RuntimeError) as error:
+        with open_regular(path) as file:
+            content = file.read()
+        if is_sealed and content[-6:] != _seal_of(memoryview(content)[:-6]):
+            raise ValueError("its content has changed since it was written")
+        check_graph(content)
+        return start_session(content, threads=threads)
+    except (OSError, RuntimeError, ValueError, MemoryError) as error:
         from convscope.data.names import printable  # imports the image loader, which a good file does not need
 
         reason = printable(" ".join(str(error).split()))[:200]

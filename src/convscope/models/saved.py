@@ -8,13 +8,14 @@ import torch
 from torch import nn
 
 from convscope.config import HeadKind, ModelConfig
-from convscope.errors import RunError
-from convscope.models import build_model
+from convscope.errors import RunError, UsageError
+from convscope.models import MODELS, build_model, build_shapes
 from convscope.models.spec import InputShape
 from convscope.models.surgery.subsampled import subsample_before_convolution
 from convscope.storage.files import read_json, write_bytes, write_json
 from convscope.storage.run_start import check_schema
-from convscope.storage.tensors import read_into, stream_tensors
+from convscope.storage.schemas import damaged
+from convscope.storage.tensors import check_tensors, read_into, stream_tensors
 
 
 @dataclass(frozen=True)
@@ -63,13 +64,14 @@ def load_model(run: Path) -> SavedModel:
     tree, path = read_json(run / "model.json"), run / "model.safetensors"
     architecture = tree["architecture"]
     channels, height, width = architecture["input_shape"]
-    config = ModelConfig(
-        name=architecture["name"], stack=architecture.get("stack"), head=architecture.get("head", "linear")
-    )
-    network = build_model(config, (channels, height, width), architecture["num_classes"])
     try:
-        read_into(path, network.state_dict())
-    except (OSError, ValueError) as error:
+        config = ModelConfig(
+            name=architecture["name"], stack=architecture.get("stack"), head=architecture.get("head", "linear")
+        )
+        network = _load_network(path, config, (channels, height, width), architecture["num_classes"])
+    except UsageError as error:
+        raise damaged(f"{run / 'model.json'}: {error}") from error
+    except (OSError, ValueError, RuntimeError, MemoryError) as error:
         raise RunError(f"{path} does not hold the weights of model {architecture['name']!r}: {error}") from error
     return SavedModel(
         network=channels_last(network).eval(),
@@ -81,6 +83,24 @@ def load_model(run: Path) -> SavedModel:
         mean=tuple(tree["preprocessing"]["mean"]),
         std=tuple(tree["preprocessing"]["std"]),
     )
+
+
+def _load_network(path: Path, config: ModelConfig, input_shape: InputShape, num_classes: int) -> nn.Module:
+    """Return a network with the weights of a file, which are finite.
+
+    Raises:
+        UsageError: there is no such network.
+        ValueError, OSError: the file does not hold its weights.
+    """
+    if config.stack is not None or config.name in MODELS:  # model.json may ask for any size: the weights say which
+        check_tensors(path, build_shapes(config, input_shape, num_classes).state_dict())
+    network = build_model(config, input_shape, num_classes)
+    weights = network.state_dict()
+    read_into(path, weights)
+    for name, values in weights.items():
+        if values.is_floating_point() and not bool(values.isfinite().all()):
+            raise ValueError(f"{name} holds numbers that are not finite (NaN or infinity)")
+    return network
 
 
 def preprocessing_to_json(input_shape: InputShape, mean: tuple[float, ...], std: tuple[float, ...]) -> dict[str, Any]:

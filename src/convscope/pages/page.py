@@ -3,12 +3,12 @@
 import base64
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 from bokeh.embed import components
 from bokeh.model import Model
@@ -50,18 +50,31 @@ def build_report(run: Path) -> Path:
     Raises:
         RunError: the folder holds no run, a file in it is broken, or the report cannot be written.
     """
-    try:
+    sections, heading = read_report(run)
+    with _refusing(run):
+        content = render_page(sections, **heading)
+    path = run / "report.html"
+    write_bytes(path, content)
+    return path
+
+
+def read_report(run: Path) -> tuple[dict[str, Section], dict[str, str]]:
+    """Return the sections of a run's report, and its heading; raises RunError as `build_report`."""
+    with _refusing(run):
         recorded = RecordedRun(run)
-        sections = {name: compute(recorded) for name, compute in SECTIONS.items()}
-        content = render_page(sections, **_heading(recorded))
-    except (LookupError, TypeError, ValueError, AttributeError, BadZipFile, UndefinedError) as error:
+        return {name: compute(recorded) for name, compute in SECTIONS.items()}, _heading(recorded)
+
+
+@contextmanager
+def _refusing(run: Path) -> Iterator[None]:
+    """Raise a RunError where the files of a run, each of which says what it can, do not fit one another."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, UndefinedError) as error:
         raise RunError(
             f"{run} holds no run that this version can report ({type(error).__name__}: {error}); "
             "use the version named in its run.json, or train again"
         ) from error
-    path = run / "report.html"
-    write_bytes(path, content)
-    return path
 
 
 def _heading(run: RecordedRun) -> dict[str, str]:

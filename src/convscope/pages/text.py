@@ -1,34 +1,17 @@
 """Names, numbers and units as text. An unknown value is a dash."""
 
-import unicodedata
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from convscope.results.run import chosen_by_text, guessing_text, split_text
+from convscope.results.text import printable as printable
 from convscope.sizes import size_text
 
 UNKNOWN = "–"
 
 MAX_NAME_LENGTH = 48
 """Longer names are shortened in the middle where space is scarce; tables show them in full."""
-
-_INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-_JOINERS = {"\u200c", "\u200d"}  # emoji and several scripts are written with them
-
-
-def printable(text: str) -> str:
-    """Return the text with every control, direction and other invisible character as an escape.
-
-    Otherwise U+202E in a name would reverse the text after it.
-
-    Example:
-        >>> printable("a" + chr(0x202E) + "b")
-        'a\\\\u202eb'
-    """
-    return "".join(
-        f"\\u{ord(c):04x}" if unicodedata.category(c) in _INVISIBLE and c not in _JOINERS else c for c in text
-    )
 
 
 def shorten(text: str, length: int) -> str:

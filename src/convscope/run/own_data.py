@@ -13,7 +13,7 @@ from convscope.data.splits import Splits, make_splits
 from convscope.errors import DataError, ResumeMismatch, command
 from convscope.progress import OnProgress
 from convscope.run.configure import data_source
-from convscope.run.data_diff import DIGESTS, describe_change
+from convscope.run.data_diff import describe_change, read_digests
 from convscope.storage.files import read_csv
 from convscope.storage.run_start import read_start
 
@@ -79,8 +79,9 @@ def as_recorded(run: Path, images: ImageSet) -> ImageSet:
 
 def recorded_digests(run: Path) -> dict[str, NDArray[np.uint64]]:
     """Return the digests of the images of each split of a run, uint64 each; empty if it recorded none."""
-    if not (run / DIGESTS).exists():
+    rows = read_csv(run / "split.csv")
+    digests = read_digests(run, len(rows))
+    if digests is None:
         return {}
-    digests = np.load(run / DIGESTS, allow_pickle=False)
-    splits = np.array([row["split"] for row in read_csv(run / "split.csv")])
+    splits = np.array([row["split"] for row in rows])
     return {split: digests[splits == split] for split in dict.fromkeys(splits.tolist())}

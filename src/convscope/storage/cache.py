@@ -58,21 +58,30 @@ def cached_file(kind: str, key: str) -> Path | None:
     return path
 
 
-def save_cached(kind: str, key: str, content: Content) -> None:
-    """Save a file for later, readable by its owner only, and delete old ones beyond the cap; or do nothing.
+def save_cached(kind: str, key: str, content: Content) -> bool:
+    """Save a file for later, readable by its owner only, and delete old ones beyond the cap.
 
-    Nothing is done where the file cannot be written, is larger than the cap, or would take too much of the disk.
+    Returns whether it was saved: not where the file cannot be written, is larger than the cap, or would take too much
+    of the disk.
     """
     try:
         path = _path(kind, key)
-        path.parent.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+        create_private_folder(path.parent)
         free_bytes = shutil.disk_usage(path.parent).free
         if content_bytes(content) > min(MAX_BYTES[kind], FREE_DISK_SHARE * free_bytes):
-            return
+            return False
         write_bytes(path, content, mode=PRIVATE)
     except (DataError, OSError, RunError):
-        return
+        return False
     prune(kind)
+    return True
+
+
+def create_private_folder(folder: Path) -> None:
+    """Create a folder, and those above it that are missing, for their owner only; raises OSError."""
+    if not folder.exists():
+        create_private_folder(folder.parent)
+        folder.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
 
 
 def prune(kind: str) -> None:

@@ -9,7 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from convscope.errors import CheckpointError, RunError
-from convscope.storage.files import Content, content_bytes, move_into_place, sync_folder, write_and_sync, write_error
+from convscope.storage.files import (
+    Content,
+    content_bytes,
+    move_into_place,
+    open_regular,
+    parse_json,
+    read_limited,
+    sync_folder,
+    write_and_sync,
+    write_error,
+)
 
 KEPT_CHECKPOINTS = 2
 """How many of the newest checkpoints stay, besides the best one."""
@@ -87,10 +97,10 @@ def _checkpoint_steps(run: Path) -> list[int]:
 def _check_checkpoint(folder: Path) -> tuple[dict[str, Path], str | None]:
     """Read a checkpoint; return its files by name and what is wrong with it, None if nothing is."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_bytes())
+        manifest = parse_json(read_limited(folder / "manifest.json"))
         files = {name: folder / name for name in manifest}
         for name, entry in manifest.items():
-            with files[name].open("rb") as file:
+            with open_regular(files[name]) as file:
                 num_bytes = os.fstat(file.fileno()).st_size
                 digest = hashlib.file_digest(file, "sha256")
             if num_bytes != entry["bytes"]:

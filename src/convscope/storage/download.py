@@ -7,14 +7,13 @@ import os
 import re
 from collections import deque
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 from convscope.errors import DataError, DownloadError
 from convscope.progress import OnProgress, Progress
-from convscope.storage.cache import PRIVATE_FOLDER
+from convscope.storage.cache import create_private_folder
 from convscope.storage.files import PRIVATE, move_into_place
 
 if TYPE_CHECKING:
@@ -27,6 +26,9 @@ TIMEOUT_SECONDS = 20
 MAX_REDIRECTS = 5
 
 CHUNK_BYTES = 1 << 16
+
+MAX_DOWNLOAD_BYTES = 16 * 2**30
+"""A server that never ends stops here; the largest published weights have a third."""
 
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 """The only hosts that may be asked over plain http: their bytes cross no network."""
@@ -57,7 +59,7 @@ def fetch(urls: Sequence[str], final: Path, *, known_hash: str, otherwise: str, 
     try:
         if has_hash(final, known_hash):
             return final
-        folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+        create_private_folder(folder)
         with FileLock(folder / f"{final.name}.lock"):
             if not has_hash(final, known_hash):  # another process may have fetched it while we waited
                 _download(urls, part, known_hash, final, otherwise, on_progress)
@@ -129,11 +131,13 @@ def _transfer(url: str, part: Path, stage: str, on_progress: OnProgress) -> None
             if response.status_code == 416 and offset:  # nothing left to send; the hash tells if the file is whole
                 return
             start, total = _range_of(response, offset)
-            with open(part, "ab", opener=partial(os.open, mode=PRIVATE)) as file:
+            with open(part, "ab", opener=_open_part) as file:
                 file.truncate(start)
                 # raw: a .gz file is wanted as it is, not unpacked because the server calls it an encoding
                 for chunk in response.raw.stream(CHUNK_BYTES, decode_content=False):
                     file.write(chunk)
+                    if file.tell() > MAX_DOWNLOAD_BYTES:
+                        raise _TransferError(f"it sent more than {MAX_DOWNLOAD_BYTES} bytes")
                     on_progress(Progress(stage, file.tell(), total, unit="bytes"))
                 file.flush()
                 os.fsync(file.fileno())
@@ -141,6 +145,10 @@ def _transfer(url: str, part: Path, stage: str, on_progress: OnProgress) -> None
                     raise _TransferError(f"connection cut after {file.tell()} of {total} bytes")
     except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:  # ValueError: no address
         raise _TransferError(_reason(error, _size(part))) from error
+
+
+def _open_part(name: str, flags: int) -> int:
+    return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), PRIVATE)  # a link could lead to any file of the user's
 
 
 def _open(session: requests.Session, url: str, offset: int) -> requests.Response:

@@ -6,11 +6,16 @@ import io
 import json
 import os
 import shutil
+import stat
+import struct
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from math import isfinite, prod
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convscope.errors import RunError
+from convscope.results.text import printable
+from convscope.storage.schemas import COLUMNS, check_record, damaged
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "'")
 
@@ -25,6 +32,16 @@ ANY_USER = 0o666
 """Permissions of a new file, less those that the user's umask takes away."""
 PRIVATE = 0o600
 """Permissions of a file that only its owner may read, for example a cached photo."""
+
+MAX_READ_BYTES = 2**28
+"""Largest JSON or CSV file that is read; split.csv of a million images has a fifth."""
+MAX_ARRAY_BYTES = 2**30
+"""Most bytes of the arrays of one file."""
+_ARRAY_DAMAGE = (
+    *(ValueError, LookupError, TypeError, SyntaxError, EOFError, MemoryError, OverflowError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+)
+"""What damaged arrays and archives of them raise, besides OSError; RuntimeError where one is encrypted."""
 
 _FORBIDDEN_IN_NAMES = str.maketrans(dict.fromkeys('/\\:*?"<>| ', "-"))
 
@@ -120,12 +137,19 @@ def csv_bytes(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes
     """Return the content of a CSV file with a header row, UTF-8.
 
     Text that a spreadsheet would compute, such as `=1+1`, gets an apostrophe in front, which `read_csv` removes.
+    Control characters, which names and classes of ours never have, become escapes.
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows([f"'{cell}" if _is_formula(cell) else cell for cell in row] for row in rows)
+    writer.writerows(map(_cell, row) for row in rows)
     return text.getvalue().encode()
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, str) and not value.isprintable():
+        value = "\t".join(map(printable, value.split("\t")))
+    return f"'{value}" if _is_formula(value) else value
 
 
 def _is_formula(cell: object) -> bool:
@@ -139,28 +163,137 @@ def _is_formula(cell: object) -> bool:
     return False  # a class may be called -1
 
 
+# ---------------------------------------------------------------- reading
+
+
+@contextmanager
+def open_regular(path: Path) -> Iterator[io.BufferedReader]:
+    """Open a file to read; a FIFO, which would wait for a writer for ever, a device or a folder raises OSError."""
+    with open(path, "rb", opener=_open_at_once) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+        yield file
+
+
+def _open_at_once(name: str, flags: int) -> int:
+    return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def read_limited(path: Path, limit: int = MAX_READ_BYTES) -> bytes:
+    """Return the content of a regular file; one of more than `limit` bytes raises OSError."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(min(size, limit) + 1)  # not limit + 1, which would be allocated
+        if size < len(content) <= limit:  # it has grown
+            content += file.read(limit + 1 - len(content))
+    if len(content) > limit:
+        raise OSError(errno.EFBIG, f"it has more than {limit:,} bytes", str(path))
+    return content
+
+
+def parse_json(content: bytes | str) -> Any:  # noqa: ANN401
+    """Return the value of JSON text; raises ValueError where it is not JSON, holds NaN, or is nested too deeply."""
+    try:
+        return json.loads(content, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number of JSON")
+
+
 def read_json(path: Path) -> Any:  # noqa: ANN401
+    """Return the content of a JSON file of a run, checked by its schema; a RunError names file and value."""
+    return check_record(path, read_unchecked_json(path))
+
+
+def read_unchecked_json(path: Path) -> Any:  # noqa: ANN401
     """Return the content of a JSON file of a run; raises RunError if there is none or it is not JSON."""
     try:
-        return json.loads(path.read_bytes())
+        return parse_json(read_limited(path))
     except FileNotFoundError:
         raise RunError(
             f"{path} does not exist; {path.parent} is not a (finished) run folder. `convscope runs` lists those in runs"
         ) from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
         raise RunError(f"{path} cannot be read as JSON: {error}") from error
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a CSV file of a run, one dict a row."""
+    """Return the rows of a CSV file of a run, one dict a row; raises RunError, which names file and line."""
+    columns = COLUMNS.get(path.name, {})
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return [
-                {name: cell.removeprefix("'") if _is_formula(cell) else cell for name, cell in row.items()}
-                for row in csv.DictReader(file)
-            ]
+        reader = csv.DictReader(io.StringIO(read_limited(path).decode(), newline=""), strict=True)
+        missing = columns.keys() - set(reader.fieldnames or ())
+        if missing:
+            raise damaged(f"{path} has no column {min(missing)!r}")
+        rows = []
+        for row in reader:
+            if None in row or None in row.values():
+                raise damaged(f"{path}, line {reader.line_num}: expected {len(reader.fieldnames or ())} cells")
+            for name, kind in columns.items():
+                if kind is float and not _is_number(row[name]):
+                    raise damaged(f"{path}, line {reader.line_num}: {name} {row[name][:40]!r} is not a finite number")
+            rows.append({name: cell.removeprefix("'") if _is_formula(cell) else cell for name, cell in row.items()})
     except OSError as error:
-        raise RunError(f"{path} cannot be read: {error.strerror}") from error
+        raise RunError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, csv.Error) as error:
+        raise damaged(f"{path} is not a CSV file ({error})") from error
+    return rows
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        return isfinite(float(cell))
+    except ValueError:
+        return False
+
+
+def read_array(path: Path) -> NDArray[Any]:
+    """Return the array of a .npy file; raises RunError. A file that announces more than it holds takes no memory."""
+    try:
+        return _parse_array(read_limited(path, MAX_ARRAY_BYTES))
+    except (OSError, *_ARRAY_DAMAGE) as error:
+        raise damaged(f"{path} is not an array of numbers ({error})") from error
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a .npz file by name; raises RunError. What is unpacked is counted, not what is announced."""
+    found, left = {}, MAX_ARRAY_BYTES
+    try:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+            for name in archive.namelist():
+                with archive.open(name) as member:
+                    content = member.read(left + 1)
+                left -= len(content)
+                if left < 0:
+                    raise ValueError(f"it holds more than {MAX_ARRAY_BYTES:,} bytes")
+                found[name.removesuffix(".npy")] = _parse_array(content)
+    except (OSError, *_ARRAY_DAMAGE) as error:
+        raise damaged(f"{path} does not hold arrays ({error})") from error
+    return found
+
+
+def _parse_array(content: bytes) -> NDArray[Any]:
+    file = io.BytesIO(content)
+    read_header = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }[np.lib.format.read_magic(file)]
+    try:
+        shape, columns_first, dtype = read_header(file)
+    except Exception as error:  # numpy's parser also raises errors of Python's tokenizer, which is slow to import
+        raise ValueError(f"damaged header: {error}") from error
+    if dtype.hasobject or min(shape, default=0) < 0 or prod(shape) * dtype.itemsize != len(content) - file.tell():
+        raise ValueError(f"{dtype} {shape} does not fit {len(content)} bytes")
+    values = np.frombuffer(bytearray(memoryview(content)[file.tell() :]), dtype)
+    return values.reshape(shape, order="F" if columns_first else "C")
+
+
+# ---------------------------------------------------------------- names and folders
 
 
 def file_name(name: str) -> str:

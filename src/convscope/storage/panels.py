@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convscope.results.panels import Line, Panel, Point
-from convscope.storage.files import write_arrays
+from convscope.storage.files import parse_json, read_arrays, write_arrays
+from convscope.storage.schemas import damaged
 
 _KINDS: dict[str, Any] = {kind.__name__: kind for kind in (*get_args(Panel), Line, Point)}
 
@@ -23,11 +24,14 @@ def write_panels(path: Path, panels: Sequence[Panel]) -> None:
 
 
 def read_panels(path: Path) -> tuple[Panel, ...] | None:
-    """Return the panels of a file; None if there is no such file."""
+    """Return the panels of a file; None if there is no such file. Raises RunError if it holds anything else."""
     if not path.exists():
         return None
-    with np.load(path, allow_pickle=False) as file:
-        return tuple(_from_tree(tree, file) for tree in json.loads(str(file["panels"])))
+    arrays = read_arrays(path)
+    try:
+        return tuple(_from_tree(tree, arrays) for tree in parse_json(str(arrays["panels"])))
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise damaged(f"{path} does not hold panels ({error})") from error
 
 
 def _to_tree(value: Any, arrays: list[NDArray[Any]]) -> Any:  # noqa: ANN401

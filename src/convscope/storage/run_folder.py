@@ -13,10 +13,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convscope.config import RunConfig, config_from_json
-from convscope.errors import RunError, RunLocked
+from convscope.errors import RunError, RunLocked, UsageError
 from convscope.results.run import EpochRecord
-from convscope.storage.files import create_folder, file_name, read_json, write_arrays, write_bytes, write_error
+from convscope.schema import checked
+from convscope.storage.files import (
+    create_folder,
+    file_name,
+    parse_json,
+    read_arrays,
+    read_json,
+    read_limited,
+    write_arrays,
+    write_bytes,
+    write_error,
+)
 from convscope.storage.run_start import read_start
+from convscope.storage.schemas import damaged
 
 
 def create_run_folder(out: str | Path | None, *, default_name: str) -> Path:
@@ -102,7 +114,10 @@ def locked(run: Path) -> Iterator[None]:
 
 def read_config(run: Path) -> RunConfig:
     """Return the configuration a run was started with; raises as `read_start`."""
-    return config_from_json(read_start(run)["config"])
+    try:
+        return config_from_json(read_start(run)["config"])
+    except UsageError as error:
+        raise RunError(f"{run / 'run.json'}: {error}; the file is damaged, or a newer convscope wrote it") from error
 
 
 def summarize_runs(folder: Path) -> list[dict[str, Any]]:
@@ -127,7 +142,7 @@ def _summarize(run: Path) -> dict[str, Any]:
             "created": start["created"],
             "data": start["data"]["name"],
             "model": start["model"]["name"],
-            "seed": start["config"]["train"]["seed"],
+            "seed": start["config"]["train"].get("seed"),
             "num_params": start["model"]["num_params"],
             "accuracy": results.get("accuracy"),
             "split": results.get("split"),
@@ -135,8 +150,6 @@ def _summarize(run: Path) -> dict[str, Any]:
         }
     except RunError as error:
         return row | {"error": str(error)}
-    except (LookupError, TypeError, AttributeError) as error:
-        return row | {"error": f"{run} cannot be read: run.json or results.json is damaged ({error!r}); train again"}
 
 
 def write_history(run: Path, history: Sequence[EpochRecord]) -> None:
@@ -150,7 +163,13 @@ def read_history(run: Path) -> tuple[EpochRecord, ...]:
     path = run / "history.jsonl"
     if not path.exists():
         return ()
-    return tuple(EpochRecord(**json.loads(line)) for line in path.read_text().splitlines())
+    try:
+        lines = read_limited(path).splitlines()
+        return tuple(
+            checked(parse_json(line), EpochRecord, f"line {number}") for number, line in enumerate(lines, start=1)
+        )
+    except (OSError, ValueError) as error:
+        raise damaged(f"{path}: {error}") from error
 
 
 def write_thumbnails(run: Path, thumbnails: Mapping[str, NDArray[np.uint8]]) -> None:
@@ -165,5 +184,11 @@ def read_thumbnails(run: Path) -> dict[str, NDArray[np.uint8]]:
     path = run / "thumbnails.npz"
     if not path.exists():
         return {}
-    with np.load(path, allow_pickle=False) as file:
-        return dict(zip(file["ids"].tolist(), file["images"], strict=True))
+    arrays = read_arrays(path)
+    try:
+        ids, images = arrays["ids"].tolist(), arrays["images"]
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
+            raise ValueError(f"images are {images.dtype} {images.shape}")
+        return dict(zip(map(str, ids), images, strict=True))
+    except (LookupError, TypeError, ValueError) as error:
+        raise damaged(f"{path} does not hold small images ({error})") from error

@@ -4,15 +4,20 @@ from pathlib import Path
 from typing import Any
 
 from convscope.errors import RunError
-from convscope.storage.files import read_json
+from convscope.storage.files import read_unchecked_json
+from convscope.storage.schemas import check_record
 
 RUN_SCHEMA = 2
 """Version of the run folder's files; one that an older run folder does not have is refused, never guessed at."""
 
 
 def read_start(run: Path) -> dict[str, Any]:
-    """Return the content of run.json; raises RunError if there is none, or another version of convscope wrote it."""
-    start: dict[str, Any] = read_json(run / "run.json")
+    """Return the content of run.json.
+
+    Raises:
+        RunError: there is none, another version of convscope wrote it, or it holds what it cannot.
+    """
+    start = read_unchecked_json(run / "run.json")
     schema = start.get("schema") if isinstance(start, dict) else None
     if schema != RUN_SCHEMA:
         found = "convscope 0.1 wrote it before schema 2" if schema is None else f"it has schema {schema!r}"
@@ -20,7 +25,8 @@ def read_start(run: Path) -> dict[str, Any]:
             f"{run} cannot be read: {found}, expected schema {RUN_SCHEMA}; train again into a new folder "
             "(convscope train DATA --out DIR), or use the convscope version that wrote it"
         )
-    return start
+    record: dict[str, Any] = check_record(run / "run.json", start)
+    return record
 
 
 def check_schema(run: Path) -> None:

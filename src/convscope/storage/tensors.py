@@ -7,20 +7,18 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from convscope.errors import WeightsError
-from convscope.storage.files import Stream
+from convscope.storage.files import Stream, open_regular
 
 PICKLES = (".pth", ".pt")
-
-MAX_HEADER_BYTES = 100_000_000
-"""As in the library: a longer header is taken for damage."""
 
 DTYPE_NAMES = {
     torch.float64: "F64",
@@ -71,7 +69,7 @@ def open_tensors(path: Path) -> TensorFile:
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:
-        with safe_open(path, framework="pt") as file:
+        with open_regular(path), safe_open(path, framework="pt") as file:  # the library would wait at a FIFO
             yield file
     except (OSError, SafetensorError) as error:
         raise _unreadable(path, error) from error
@@ -79,7 +77,8 @@ def _opened(path: Path) -> Iterator[Any]:
 
 def _load_pickle(path: Path) -> dict[str, Tensor]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with open_regular(path) as file:
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # what a hostile file makes the restricted reader raise has no common class
         raise _unreadable(path, error) from error
     for key in ("state_dict", "model"):
@@ -151,16 +150,9 @@ def read_into(path: Path, tensors: Mapping[str, Tensor]) -> None:
         ValueError: the file is damaged, or holds other tensors than these.
         OSError: it cannot be read.
     """
-    with path.open("rb") as file:
-        entries = _read_entries(file, path)
-        different = sorted(set(entries) ^ set(tensors))
-        if different:
-            raise ValueError(f"{path} and the network differ in {', '.join(different[:3])}")
-        for name, (found, start) in entries.items():
+    with open_regular(path) as file:
+        for name, start in _matching_entries(file, path, tensors).items():
             tensor = tensors[name]
-            expected = f"{DTYPE_NAMES[tensor.dtype]} {list(tensor.shape)}"
-            if found != expected:
-                raise ValueError(f"{path} holds {name} as {found}, expected {expected}")
             in_place = tensor.device.type == "cpu" and tensor.is_contiguous()
             values = tensor.detach() if in_place else torch.empty(tensor.shape, dtype=tensor.dtype)
             file.seek(start)
@@ -170,19 +162,38 @@ def read_into(path: Path, tensors: Mapping[str, Tensor]) -> None:
                 tensor.copy_(values)
 
 
-def _read_entries(file: BinaryIO, path: Path) -> dict[str, tuple[str, int]]:
+def check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise, as `read_into`, for a file that does not hold tensors of these names, shapes and types."""
+    with open_regular(path) as file:
+        _matching_entries(file, path, tensors)
+
+
+def _matching_entries(file: BufferedReader, path: Path, tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """Return by name where in the file the numbers of these tensors begin."""
+    entries = _read_entries(file, path)
+    different = sorted(set(entries) ^ set(tensors))
+    if different:
+        raise ValueError(f"{path} and the network differ in {', '.join(different[:3])}")
+    for name, (found, _) in entries.items():
+        expected = f"{DTYPE_NAMES[tensors[name].dtype]} {list(tensors[name].shape)}"
+        if found != expected:
+            raise ValueError(f"{path} holds {name} as {found}, expected {expected}")
+    return {name: start for name, (_, start) in entries.items()}
+
+
+def _read_entries(file: BufferedReader, path: Path) -> dict[str, tuple[str, int]]:
     """Return by name the type and shape of a tensor, as "F32 [2, 3]", and where in the file its numbers begin."""
     try:
+        with safe_open(path, framework="pt"):  # which refuses numbers that overlap, leave gaps or lie outside
+            pass
         (length,) = struct.unpack("<Q", file.read(8))
-        if length > MAX_HEADER_BYTES:
-            raise ValueError(f"a header of {length} bytes")
         header = json.loads(file.read(length))
         header.pop("__metadata__", None)
         return {
             name: (f"{entry['dtype']} {list(entry['shape'])}", 8 + length + int(entry["data_offsets"][0]))
             for name, entry in header.items()
         }
-    except (ValueError, struct.error, LookupError, TypeError, AttributeError) as error:
+    except (SafetensorError, ValueError, struct.error, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not a safetensors file ({error})") from error
 
 

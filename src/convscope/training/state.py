@@ -13,10 +13,13 @@ from torch import Tensor, nn
 
 from convscope.config import ComputeConfig, TrainConfig
 from convscope.data.batches import Preprocessing, Resident
+from convscope.errors import CheckpointError
 from convscope.progress import OnProgress
 from convscope.results.run import EpochRecord
+from convscope.schema import checked
 from convscope.seeds import derive_seed
 from convscope.storage.checkpoints import Checkpoint, save_checkpoint
+from convscope.storage.files import parse_json, read_limited
 from convscope.storage.run_folder import write_history
 from convscope.storage.tensors import read_into, stream_tensors
 from convscope.training.optimizers import Optimizer
@@ -153,14 +156,21 @@ def save_state(session: Session) -> None:
 
 
 def restore_state(session: Session, checkpoint: Checkpoint) -> None:
-    """Restore weights, optimizer and counters as `save_state` saved them."""
-    read_into(checkpoint.files["model.safetensors"], session.model.state_dict())
-    read_into(checkpoint.files["optimizer.safetensors"], _optimizer_slots(session.optimizer))
-    tree = json.loads(checkpoint.files["loop.json"].read_bytes())
-    session.arithmetic.scaler.load_state_dict(tree["scaler"])
-    history = tuple(EpochRecord(**record) for record in tree["state"].pop("history"))
-    session.state = LoopState(**tree["state"], history=history)
-    write_history(session.run, history)
+    """Restore weights, optimizer and counters as `save_state` saved them.
+
+    Raises:
+        CheckpointError: the checkpoint is whole but holds something else.
+    """
+    try:
+        read_into(checkpoint.files["model.safetensors"], session.model.state_dict())
+        read_into(checkpoint.files["optimizer.safetensors"], _optimizer_slots(session.optimizer))
+        tree = parse_json(read_limited(checkpoint.files["loop.json"]))
+        session.arithmetic.scaler.load_state_dict(tree["scaler"])
+        session.state = checked(tree["state"], LoopState, "loop.json: state")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        place = session.run / "checkpoints" / f"step-{checkpoint.step}"
+        raise CheckpointError(f"{place} is not of this run ({error}); start the run again with a new --out") from error
+    write_history(session.run, session.state.history)
 
 
 def _optimizer_slots(optimizer: Optimizer) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from PIL import Image
 from convscope.data.decode.files import MAX_FILE_BYTES, Entry, map_entries, unreadable
 from convscope.data.decode.pillow import DecodedImage, decode_image, quiet_pillow
 from convscope.data.decode.resize import Resizing, default_size, from_pillow, resize_pillow
+from convscope.data.decode.turns import one_image
 from convscope.data.names import printable
 from convscope.results.prediction import Skipped
 
@@ -67,8 +68,12 @@ def map_images(
 
     def work(batch: list[Entry]) -> list[tuple[str, T | Skipped]]:
         with quiet_pillow:  # once for the batch: setting filters costs as much as a tenth of a tiny JPEG
-            loaded = ((entry.name, load_entry(entry, max_pixels, allow_truncated)) for entry in batch)
-            return [(name, found if isinstance(found, Skipped) else function(found)) for name, found in loaded]
+            return [(entry.name, of_one(entry)) for entry in batch]
+
+    def of_one(entry: Entry) -> T | Skipped:
+        with one_image():
+            found = load_entry(entry, max_pixels, allow_truncated)
+            return found if isinstance(found, Skipped) else function(found)
 
     return map_entries(entries, work)
 
@@ -89,8 +94,9 @@ def resize_entry(
     entry: Entry, resizing: Resizing, *, max_pixels: int, allow_truncated: bool = False
 ) -> Decoded | Skipped:
     """Return the resized image of one entry, or why there is none; limits as `decode_image`."""
-    found = load_entry(entry, max_pixels, allow_truncated)
-    return found if isinstance(found, Skipped) else _resize(found, resizing)
+    with one_image():
+        found = load_entry(entry, max_pixels, allow_truncated)
+        return found if isinstance(found, Skipped) else _resize(found, resizing)
 
 
 def _resize(found: DecodedImage, resizing: Resizing) -> Decoded:

@@ -23,6 +23,12 @@ _MAGIC: tuple[tuple[bytes, Format], ...] = (
     (b"GIF87a", "GIF"),
     (b"GIF89a", "GIF"),
 )
+_SPOILED: tuple[bytes, ...] = (
+    *(b"\x89PNG\n\x1a\n", b"\x89PNG\r\r\n\x1a\r\n", b"\x89PNG\r\x1a", b"\tPNG\r\n"),
+    *(mark + b"PNG" for mark in (b"\xc2\x89", b"\xef\xbf\xbd", b"?")),
+    *(b"\xc3\xbf\xc3\x98", b"\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd"),
+)
+"""How a PNG and a JPEG begin after a program took them for text: line ends changed, the eighth bit lost, or UTF-8."""
 _BMP_HEADER_BYTES = (12, 16, 40, 52, 56, 64, 108, 124)
 """Sizes of the second BMP header; "BM" alone could begin a text."""
 
@@ -78,6 +84,8 @@ def refusal(content: bytes) -> tuple[str, str]:
     """Return (reason, remedy) for bytes that `sniff` does not recognize."""
     if not content:
         return "empty file", "delete it, or get it again from where it came"
+    if content.startswith(_SPOILED):
+        return "spoiled by a transfer as text", "get it again as a binary file; in git, mark it as binary"
     if any(magic.startswith(content) for magic, _ in _MAGIC):
         return "truncated", "get the file again from where it came"
     found = _not_enabled(content)

@@ -36,6 +36,7 @@ from PIL import (
 )
 
 from convscope.data.decode.formats import SUFFIXES, Format, exif_orientation, looks_cut, refusal, sniff, webp_pixels
+from convscope.data.decode.turns import wait_for_turn
 from convscope.data.names import printable
 from convscope.results.prediction import Skipped
 
@@ -238,10 +239,12 @@ def _open(kind: Format, content: bytes, max_pixels: int) -> ImageFile.ImageFile:
         if not WebPImagePlugin.SUPPORTED:
             raise _RefusedError("format not enabled; convert with dwebp (WebP)", "install a Pillow built with WebP")
         _check_pixels(webp_pixels(content), max_pixels)
+        wait_for_turn(webp_pixels(content))
     stream = io.BytesIO(content) if len(content) <= UNGUARDED_BYTES else _GuardedBytes(content)
     image = _OPENERS[kind](stream, "")
     pixels = image.width * image.height
     _check_pixels(pixels, max_pixels)
+    wait_for_turn(pixels)
     if kind == "JPEG" and len(_SCAN.findall(content)) * pixels > MAX_SCANNED_PIXELS:
         raise _RefusedError("too many scans for its size", "save it again as an ordinary JPEG")
     return image

@@ -1,15 +1,20 @@
 """How an image of any shape becomes a square of one size."""
 
 from dataclasses import dataclass, fields
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from convscope.config import DataConfig, Interpolation, Resize
+from convscope.schema import Range
 
 DEFAULT_IMAGE_SIZE = 64
 """Side in pixels of an image that does not keep its own size, where none is asked for."""
+
+MAX_SIDE = 10_000
+"""Longest side in pixels that a model file may ask for: its square has the pixels of the largest image we decode."""
 
 MAX_OWN_SIZE = 96
 """Square images keep their own size up to this side in pixels, where none is asked for."""
@@ -31,10 +36,10 @@ class Resizing:
     grows with the reduction.
     """
 
-    image_size: int | None
+    image_size: Annotated[int, Range(1, MAX_SIDE)] | None
     gray: bool
     resize: Resize = "crop"
-    crop_fraction: float = 1.0
+    crop_fraction: Annotated[float, Range(above=0, most=1)] = 1.0
     interpolation: Interpolation = "bilinear"
 
 

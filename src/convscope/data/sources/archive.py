@@ -39,6 +39,8 @@ FREE_BYTES = 16 * 2**20
 """The ratio is not checked below this many expanded bytes: they do no harm."""
 FREE_MEMBER_BYTES = 2**20
 """The same for a single member of a zip."""
+PIECE_BYTES = 2**20
+"""A tar is unpacked in pieces of this size, and how far it has expanded is checked after each."""
 MAX_HEADER_BYTES = 2**20
 """Bytes that one header of a tar member may have, including long names and extended attributes."""
 
@@ -82,11 +84,19 @@ def open_archive(
             yield cache.entries(), stamp
             return
         head = file.read(512)
-        if head.startswith((b"PK\3\4", b"PK\5\6")) or (not _is_tar(head) and zipfile.is_zipfile(file)):
+        if head.startswith((b"PK\3\4", b"PK\5\6")) or (not _is_tar(head) and is_zip(file)):
             with _open_zip(name, file) as archive:
                 yield list(_zip_entries(archive, listing, stamp)), stamp
         else:
             yield _tar_entries(name, file, head, listing, stamp), stamp
+
+
+def is_zip(file: Path | IO[bytes]) -> bool:
+    """Return whether a file ends as a zip does, in one volume or as one of several."""
+    try:
+        return zipfile.is_zipfile(file)
+    except zipfile.BadZipFile:  # of several volumes
+        return True
 
 
 def _admit(member: str, kind: str, listing: Listing, seen: set[str]) -> str | None:
@@ -152,6 +162,11 @@ def _check_directory(name: str, file: IO[bytes]) -> tuple[int, int]:
     found = tail.rfind(b"PK\5\6")
     if found < 0 or found + 22 > len(tail):
         raise DataError(f"{name} is damaged: its central directory is missing, so it is cut short; {_DAMAGED_REMEDY}")
+    volume, first_volume = struct.unpack_from("<HH", tail, found + 4)
+    if {volume, first_volume} - {0, 0xFFFF}:  # 0xFFFF: see the zip64 record
+        raise DataError(
+            f"{name} is one of several volumes of a zip; join them first, with: zip -s 0 {name} --out whole.zip"
+        )
     end, (expected, length) = tail_start + found, struct.unpack_from("<HI", tail, found + 10)
     if found >= 76 and tail[found - 20 : found - 16] == b"PK\6\7":
         end, (expected, length) = end - 76, struct.unpack_from("<QQ", tail, found - 76 + 32)
@@ -187,9 +202,13 @@ def _zip_kind(member: zipfile.ZipInfo) -> str:
 
 def _read_zip(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
     try:
-        return archive.read(member)
+        with archive.open(member) as file:
+            content = file.read(member.file_size + 1)  # `read()` would unpack everything, whatever was announced
     except _DAMAGE as error:
         raise OSError(f"damaged in the archive: {error}") from error
+    if len(content) != member.file_size:
+        raise OSError(f"damaged in the archive: {member.file_size} bytes announced, {len(content)} found")
+    return content
 
 
 # ---------------------------------------------------------------- tar
@@ -243,14 +262,17 @@ class _Stream:
         if position < self._position or whence != 0:
             raise tarfile.ReadError("member of negative size")
         while self._position < position:
-            self.take(min(2**20, position - self._position))
+            self.take(min(PIECE_BYTES, position - self._position))
         return position
 
     def _advance(self, size: int) -> bytes:
-        content = self._source.read(size)
-        self._position += len(content)
-        _check_expansion(self.name, self._position, self._file.tell())
-        return content
+        pieces = []
+        while size and (piece := self._source.read(min(PIECE_BYTES, size))):
+            pieces.append(piece)
+            size -= len(piece)
+            self._position += len(piece)
+            _check_expansion(self.name, self._position, self._file.tell())
+        return b"".join(pieces)
 
 
 def _tar_entries(name: str, file: IO[bytes], head: bytes, listing: Listing, stamp: Stamp) -> Iterator[Entry]:

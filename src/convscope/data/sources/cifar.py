@@ -142,9 +142,10 @@ def _read_archive(version: Version, archive: Path) -> Iterator[tuple[str, bytes]
                 if name is None:
                     continue
                 stream = members.extractfile(member) if member.isreg() else None
-                if stream is None or member.size > MAX_BATCH_BYTES:
+                content = b"" if stream is None else stream.read(MAX_BATCH_BYTES + 1)
+                if not 0 < len(content) <= MAX_BATCH_BYTES:
                     raise DataError(f"{archive}: {member.name} is not a file of at most {MAX_BATCH_BYTES} bytes")
-                yield name, stream.read()
+                yield name, content
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
         raise DataError(f"{archive} cannot be read: {error}; download it again") from error
 

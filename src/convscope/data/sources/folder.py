@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from convscope.data.decode.files import Entry, Listing, stamp_of, unreadable
+from convscope.data.decode.files import MAX_FILE_BYTES, Entry, Listing, stamp_of, unreadable
 from convscope.data.names import is_ignored, printable
 from convscope.errors import DataError
 from convscope.results.prediction import Skipped
+from convscope.storage.files import read_limited
 
 _KINDS = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
 
@@ -83,11 +84,7 @@ def entry_of(path: str, name: str, read_status: Callable[[], os.stat_result]) ->
     if not stat.S_ISREG(status.st_mode):
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "special file")
         return Skipped(printable(name), f"not a regular file ({kind})", "remove it from the folder of images")
-    return Entry(name, status.st_size, partial(_read, path), stamp_of(status))
-
-
-def _read(path: str) -> bytes:
-    return Path(path).read_bytes()
+    return Entry(name, status.st_size, partial(read_limited, Path(path), MAX_FILE_BYTES), stamp_of(status))
 
 
 def _count_files(item: os.DirEntry[str]) -> int:

@@ -1,6 +1,5 @@
 """Folders, archives, CSV files and single images: recognized and opened here, and only here."""
 
-import zipfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -8,15 +7,16 @@ from functools import partial
 from pathlib import Path
 
 from convscope.data.decode.cache import DecodeCache
-from convscope.data.decode.files import Entry, Listing, Stamp, unreadable
+from convscope.data.decode.files import MAX_FILE_BYTES, Entry, Listing, Stamp, unreadable
 from convscope.data.decode.formats import looks_packed
 from convscope.data.names import missing_path, printable
-from convscope.data.sources.archive import open_archive
+from convscope.data.sources.archive import is_zip, open_archive
 from convscope.data.sources.csv_file import is_csv, read_rows
 from convscope.data.sources.folder import list_folder
 from convscope.data.sources.labels import LabelRule, folder_label_rule, folders_above
 from convscope.errors import DataError, UsageError
 from convscope.results.prediction import Skipped
+from convscope.storage.files import read_limited
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,8 @@ def read_members(source: Path, ids: Collection[str]) -> dict[str, bytes]:
     Missing ids are left out, and so is every image of a tar, which could only be read from its beginning.
     """
     if source.is_dir():
-        return {id_: (source / id_).read_bytes() for id_ in ids if (source / id_).is_file()}
-    if not (is_csv(source) or zipfile.is_zipfile(source)):
+        return {id_: read_limited(source / id_, MAX_FILE_BYTES) for id_ in ids if (source / id_).is_file()}
+    if not (is_csv(source) or is_zip(source)):
         return {}
     with open_image_files(source, Listing()) as files:
         return {printable(entry.name): entry.read() for entry in files.entries if printable(entry.name) in ids}
@@ -101,7 +101,7 @@ def _entries_of(paths: Sequence[Path], listing: Listing, stack: ExitStack) -> It
                 for entry in stack.enter_context(open_image_files(path, listing)).entries:
                     yield replace(entry, name=f"{path}/{entry.name}")
             else:
-                yield Entry(str(path), path.stat().st_size, partial(Path.read_bytes, path))
+                yield Entry(str(path), path.stat().st_size, partial(read_limited, path, MAX_FILE_BYTES))
         except DataError as error:
             listing.skipped.append(Skipped(shown, str(error), "check its rights, get it again, or pack it again"))
         except OSError as error:
