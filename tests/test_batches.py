@@ -14,8 +14,11 @@ from convscope.data.batches import (
     LARGE_IMAGE,
     Preprocessing,
     channel_statistics,
+    largest_batches,
     make_preprocessing,
     make_resident,
+    num_batches,
+    num_micro_batches,
     training_batches,
 )
 from convscope.errors import UsageError
@@ -87,12 +90,27 @@ def collect(
     )
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 64, 500, 1000])
-def test_an_epoch_shows_every_image_once(batch_size: int) -> None:
-    batches = collect(batch_size, 1)
+@pytest.mark.parametrize("side", [8, 64])  # at 64 px an epoch takes several chunks
+@pytest.mark.parametrize(
+    ("batch_size", "last"), [(1, 1), (7, 3), (64, 52), (499, 500), (500, 500), (1000, 500), (2, 2), (3, 2), (100, 100)]
+)
+def test_an_epoch_shows_every_image_once_and_its_last_batch_is_never_one_image(
+    batch_size: int, last: int, side: int
+) -> None:
+    batches = collect(batch_size, 1, side=side)
     assert sorted(n for _, _, numbers in batches for n in numbers) == list(range(500))
     assert all(len(x) == len(y) == len(n) for x, y, n in batches)
     assert {len(x) for x, _, _ in batches[:-1]} <= {batch_size}
+    assert len(batches[-1][0]) == last
+    assert len(batches) == num_batches(500, batch_size)
+    assert (len(batches[0][0]), last) == largest_batches(500, batch_size)
+
+
+def test_a_batch_of_one_image_is_split_in_no_way() -> None:
+    """By hand: 17 images that are trained on in batches of 16, and the sizes of their micro-batches."""
+    assert [num_micro_batches(17, 16, n) for n in (1, 2, 8, 16)] == [1, 3, 9, 17]
+    assert [num_micro_batches(17, 16, n, least=2) for n in (1, 2, 8, 16)] == [1, 3, 8, 8]
+    assert [num_micro_batches(n, 16, 16, least=2) for n in (1, 2, 3)] == [1, 1, 1]
 
 
 def test_epochs_differ_in_order() -> None:

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 import convscope
 from convscope.errors import ConvscopeError, Interrupted, ResumeMismatch
 from convscope.progress import Progress
 from convscope.run.configure import make_config
-from convscope.storage.files import read_json
+from convscope.storage.files import read_json, write_json
 from convscope.storage.run_folder import read_config, read_history
 
 KILLS, KILLS_IN_A_CHAIN, TERMINATIONS, RACES = 20, 5, 10, 20
@@ -215,6 +216,40 @@ def test_a_finished_run_resumes_to_itself(uninterrupted: Path) -> None:
     result = convscope.resume(uninterrupted, report=False)
     assert facts(uninterrupted) == before
     assert result.epochs == 3
+
+
+def test_a_run_resumed_on_another_machine_keeps_its_threads_and_says_so(tmp_path: Path) -> None:
+    run, threads = tmp_path / "run", set[int]()
+    convscope.train("digits", model="mlp", epochs=1, per_class=20, out=run, report=False)
+    recorded = read_json(run / "run.json")
+    assert recorded["hardware"]["capability"].startswith(torch.backends.cpu.get_cpu_capability())
+    assert "resumed" not in recorded
+
+    def resumed(hardware: dict[str, Any]) -> tuple[list[str], list[str]]:
+        write_json(run / "run.json", recorded | {"hardware": recorded["hardware"] | hardware})
+        shown: list[str] = []
+
+        def show(progress: Progress) -> None:
+            shown.append(progress.stage)
+            threads.add(torch.get_num_threads())
+
+        result = convscope.resume(run, report=False, on_progress=show)
+        return [note for note in result.notes if "another machine" in note], [s for s in shown if "machine" in s]
+
+    assert resumed({"capability": None}) == ([], [])  # unknown, and so not said to differ
+    threads.clear()
+    noted, shown = resumed({"capability": "AVX2: avx", "threads": 3})
+    assert (
+        noted
+        == shown
+        == [
+            f"resumed on another machine (capability {recorded['hardware']['capability']!r} instead of 'AVX2: avx'): "
+            "no longer bit-identical to a run that never stopped"
+        ]
+    )
+    assert threads == {3}
+    convscope.resume(run, report=False)
+    assert read_json(run / "results.json")["notes"].count(noted[0]) == 1
 
 
 def test_resume_with_other_data_or_model_names_the_difference(uninterrupted: Path) -> None:

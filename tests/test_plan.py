@@ -18,7 +18,7 @@ from convscope.config import ComputeConfig, ModelConfig, TrainConfig
 from convscope.errors import UsageError
 from convscope.memory.plan import Plan, make_plan, plan_options
 from convscope.memory.predict import COMPUTED
-from convscope.memory.stages import PlanInputs, TracedModel, predict_stages
+from convscope.memory.stages import HEAD_LIBRARY_BYTES, PlanInputs, TracedModel, predict_stages
 from convscope.models import build_shapes
 from convscope.models.saved import channels_last
 from convscope.progress import Progress
@@ -237,3 +237,17 @@ def test_budget_and_train_choose_the_same(limit: str) -> None:
     assert plan.compute.micro_batches == fit.micro_batches
     assert plan_options(plan, where.compute) == fit.options
     assert (fit.micro_batches > 1) == (limit != "5GiB")
+
+
+def test_what_fitting_a_head_loads_is_known() -> None:
+    """Measured in a process of its own, which has what comes before."""
+    code = """if True:
+        import numpy, psutil
+        before = psutil.Process().memory_info().rss
+        from convscope.training.head import fit_head
+        features, labels = numpy.eye(8, dtype=numpy.float32), numpy.arange(8) % 2
+        fit_head(features, labels, num_classes=2, validation=(features, labels))
+        print(psutil.Process().memory_info().rss - before)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert HEAD_LIBRARY_BYTES / 2 < int(done.stdout) < 1.5 * HEAD_LIBRARY_BYTES

@@ -23,6 +23,7 @@ from convscope.data.batches import (
     training_batches,
 )
 from convscope.errors import Interrupted, TrainingError, UsageError
+from convscope.memory.stages import PlanInputs, TracedModel
 from convscope.models import build_model
 from convscope.models.saved import channels_last
 from convscope.models.surgery.first_layer import whiten_first_layer
@@ -31,7 +32,8 @@ from convscope.results.run import EpochRecord
 from convscope.run.prepare import prepare
 from convscope.seeds import permutation
 from convscope.storage.run_folder import read_history
-from convscope.training.loop import is_better, train
+from convscope.training.head import balanced_class_weights, cross_entropy
+from convscope.training.loop import TrainResult, is_better, train
 from convscope.training.optimizers import Optimizer, orthogonalize
 from convscope.training.schedules import SCHEDULES
 from convscope.training.state import TrainingData
@@ -199,21 +201,78 @@ def test_schedules() -> None:
     assert one_cycle[30:] == sorted(one_cycle[30:], reverse=True)
 
 
-@pytest.mark.parametrize("accumulate", [2, 3, 6, 100])
-def test_accumulation_is_a_larger_batch(tmp_path: Path, accumulate: int) -> None:
-    """Ninety images in batches of 15: groups of equal size give the very gradient of the larger batch."""
-    data = training_data()
-    small, large = new_network(), new_network()
-    group = min(accumulate, 6)
-    config = TrainConfig(epochs=2, batch_size=15, accumulate=accumulate, lr=0.1, optimizer="sgd", schedule="constant")
-    train(small, data, config, tmp_path / "a", on_progress=ignore_progress) if (
-        tmp_path / "a"
-    ).mkdir() is None else None
-    (tmp_path / "b").mkdir()
-    config = TrainConfig(epochs=2, batch_size=15 * group, lr=0.1, optimizer="sgd", schedule="constant")
-    train(large, data, config, tmp_path / "b", on_progress=ignore_progress)
-    for mine, other in zip(small.parameters(), large.parameters(), strict=True):
-        assert torch.allclose(mine, other, atol=1e-5)
+@pytest.mark.parametrize("n", [40, 97])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("augment", [(), ("flip", "mixup")])
+def test_accumulation_is_a_larger_batch(tmp_path: Path, n: int, weighted: bool, augment: tuple[str, ...]) -> None:
+    """A batch of 64, and groups of smaller ones with a short last one, whole or in micro-batches, give one network."""
+    images, order = make_image_set((60, 40, 20)), np.random.default_rng(0).permutation(120)[:n]
+    given = replace(
+        training_data(),
+        train=make_resident(images, order, CPU),
+        num_classes=3,
+        class_weights=balanced_class_weights(images.labels[order], 3) if weighted else None,
+    )
+
+    def trained(batch_size: int, accumulate: int, micro_batches: int = 1) -> tuple[nn.Module, TrainResult]:
+        config = TrainConfig(
+            epochs=2, batch_size=batch_size, accumulate=accumulate, lr=0.1, optimizer="sgd", augment=augment
+        )
+        folder = tmp_path / f"{batch_size} {accumulate} {micro_batches}"
+        folder.mkdir()
+        network, compute = new_network(), ComputeConfig(micro_batches=micro_batches)
+        return network, train(network, given, config, folder, compute=compute, on_progress=ignore_progress)
+
+    whole, expected = trained(64, 1)
+    for options in ((32, 2), (16, 4), (32, 2, 4), (64, 1, 4)):
+        network, result = trained(*options)
+        for mine, other in zip(network.parameters(), whole.parameters(), strict=True):
+            assert torch.allclose(mine, other, atol=1e-6), options
+        for ours, theirs in zip(result.history, expected.history, strict=True):
+            assert ours.train_loss == pytest.approx(theirs.train_loss, abs=1e-6)
+            assert (ours.train_accuracy, ours.lr) == (theirs.train_accuracy, theirs.lr)
+
+
+@pytest.mark.parametrize("batch_size", [16, 100])
+def test_the_loss_of_an_epoch_weighs_each_image_by_its_class(tmp_path: Path, batch_size: int) -> None:
+    """Against torch on all images at once; at this rate the weights stay what they are."""
+    weights, network = (1.0, 2.0, 5.0), new_network()
+    data, config = (
+        replace(training_data(), class_weights=weights),
+        TrainConfig(epochs=1, batch_size=batch_size, lr=1e-9),
+    )
+    assert isinstance(data.train, ResidentImages)
+    result = train(network, data, config, tmp_path, on_progress=ignore_progress)
+    with torch.no_grad():
+        logits = network(data.preprocessing.apply(data.train.images, data.train.rows))
+    expected = float(F.cross_entropy(logits, data.train.labels, torch.tensor(weights)))
+    assert result.history[0].train_loss == pytest.approx(expected, abs=1e-5)
+    record = cross_entropy(logits.numpy(), data.train.labels.numpy(), weights)
+    assert record == pytest.approx(expected, abs=1e-6)
+
+
+def normalizing_network() -> nn.Module:
+    """Return a network whose batch norm sees one number an image."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 8), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4, 3))
+
+
+@pytest.mark.parametrize("micro_batches", [1, 8, 15, 16])
+@pytest.mark.parametrize("n", [3, 17, 19, 33])
+def test_no_batch_of_one_image_reaches_batch_norm(tmp_path: Path, n: int, micro_batches: int) -> None:
+    images = make_image_set((40, 40, 40))
+    data = replace(training_data(), train=make_resident(images, np.arange(0, 120, 3)[:n], CPU))
+    network, compute = normalizing_network(), ComputeConfig(micro_batches=micro_batches)
+    seen: list[int] = []
+    network[0].register_forward_hook(lambda module, inputs, _: seen.append(len(inputs[0])) if module.training else None)
+    config = TrainConfig(epochs=1, batch_size=16)
+    train(network, data, config, tmp_path, compute=compute, on_progress=ignore_progress)
+    assert sum(seen) == n
+    assert min(seen) >= 2
+    inputs = PlanInputs(
+        TracedModel(network, (1, 8, 8)), 3, n, 0, 0, config, compute, False, CPU, 0, 0,
+    )  # fmt: skip
+    assert max(seen) == inputs.micro_batch_size  # what the plan counts on
 
 
 def test_patience_stops_and_the_best_weights_are_kept(tmp_path: Path) -> None:

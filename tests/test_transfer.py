@@ -16,7 +16,7 @@ from convscope.config import ComputeConfig, ModelConfig, TrainConfig
 from convscope.data.batches import channel_statistics, make_preprocessing
 from convscope.data.dataset import ImageSet
 from convscope.data.splits import Splits
-from convscope.errors import Interrupted, UsageError
+from convscope.errors import Interrupted, RunError, UsageError
 from convscope.evaluation.predict import Floats, Forward, torch_forward
 from convscope.inference.fast_forward import fastest_forward
 from convscope.inference.model_file import CERTIFICATE_FILE
@@ -169,6 +169,19 @@ def test_features_are_computed_once_and_again_when_anything_changes(tmp_path: Pa
     assert another.images == 120
 
 
+@pytest.mark.parametrize("kept", [0, 5, 127, 128, 1000, -1])
+def test_features_cut_short_in_the_cache_are_computed_again(tmp_path: Path, kept: int) -> None:
+    counter, config = Counter(), TrainConfig(freeze=True)
+    _, first = fit(new_network(), sources(counter), config, tmp_path / "a")
+    (cached,) = (tmp_path / "cache").rglob("*.npy")
+    content = cached.read_bytes()
+    cached.write_bytes(content[:kept])
+    _, second = fit(new_network(), sources(counter), config, tmp_path / "b")
+    assert counter.images == 240
+    assert np.array_equal(first, second)
+    assert cached.read_bytes() == content
+
+
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file where a folder should be")
     _, logits = fit(new_network(), sources(), TrainConfig(freeze=True), tmp_path / "run")
@@ -236,6 +249,33 @@ def test_unfrozen_stages_learn_and_the_others_stay(tmp_path: Path, augment: tupl
     assert [record.epoch for record in result.history] == [1, 2, 3, 4]
     best = max(result.history, key=lambda record: (record.validation_accuracy, -(record.validation_loss or 0)))
     assert result.best_epoch == best.epoch
+
+
+@pytest.mark.parametrize("unfreeze_at", [1, 2])
+def test_features_that_are_not_kept_change_nothing_that_is_learned(tmp_path: Path, unfreeze_at: int) -> None:
+    """Under a memory limit the frozen part runs in every epoch, on the augmented copies that are kept otherwise."""
+    config = TrainConfig(
+        freeze=True, epochs=4, unfreeze_at=unfreeze_at, unfreeze=("4",), batch_size=16, augment=("flip", "crop")
+    )
+    config = replace(config, augmented_copies=2, optimizer="sgd")
+    kept, computed = new_network(), new_network()
+    counter, other = Counter(), Counter()
+    expected, logits = fit(kept, sources(counter), config, tmp_path / "kept")
+    limited = ComputeConfig(memory=2**40)
+    result, others = fit(computed, sources(other), config, tmp_path / "computed", compute=limited)
+    assert counter.images > other.images
+    for mine, its in zip(computed.parameters(), kept.parameters(), strict=True):
+        assert torch.allclose(mine, its, atol=1e-5)
+    assert np.allclose(logits, others, atol=1e-4)
+    for ours, theirs in zip(result.history, expected.history, strict=True):
+        assert ours.train_loss == pytest.approx(theirs.train_loss, abs=1e-5)
+
+
+def test_a_checkpoint_of_another_network_is_refused_in_words(tmp_path: Path) -> None:
+    config = TrainConfig(freeze=True, epochs=2, unfreeze_at=1, unfreeze=("4",), batch_size=16)
+    fit(new_network(), sources(), config, tmp_path / "run")
+    with pytest.raises(RunError, match="is of another network"):
+        fit(new_network(), sources(), replace(config, unfreeze=("5",)), tmp_path / "run", resume=True)
 
 
 def test_from_the_first_epoch_the_whole_network_learns_as_in_the_plain_loop(tmp_path: Path) -> None:

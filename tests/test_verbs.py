@@ -16,6 +16,7 @@ from typer.main import get_command
 
 import convscope
 from convscope.cli import COMMANDS, DATA_COMMANDS, build_app
+from convscope.device import configure_threads, process_unchanged
 from tests.support import run_convscope
 
 LISTS = {"models": "list_models", "runs": "list_runs"}
@@ -64,6 +65,33 @@ def state_of_the_process() -> dict[str, Any]:
         "grad": torch.is_grad_enabled(),
         "dtype": torch.get_default_dtype(),
     }
+
+
+def test_a_number_of_threads_holds_for_one_call() -> None:
+    """None is the number that the process had, whatever earlier and surrounding calls asked for."""
+    former, seen = torch.get_num_threads(), list[int]()
+
+    @process_unchanged()
+    def verb(threads: int | None) -> None:
+        configure_threads(threads)
+        seen.append(torch.get_num_threads())
+
+    @process_unchanged()
+    def outer() -> None:
+        for threads in (1, None):
+            configure_threads(2)
+            verb(threads)
+
+    try:
+        for own in (3, 4):
+            torch.set_num_threads(own)
+            for threads in (1, None, 2, None):
+                verb(threads)
+            outer()
+            assert torch.get_num_threads() == own
+    finally:
+        torch.set_num_threads(former)
+    assert seen == [1, 3, 2, 3, 1, 3, 1, 4, 2, 4, 1, 4]
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -42,12 +43,21 @@ N1 at batch size 64 has 6.5 million: a step takes 0.56 ms on one thread and 0.62
 one of the two cores, 0.56 and 1.6 ms. N2 has 30 million: 8.3 and 5.9 ms.
 """
 
+_VECTOR_SETS = ("amx", "avx", "fma", "asimd", "neon", "sve", "sme", "bf16", "i8mm", "vsx", "vxe", "rvv")
+_ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+_found_threads: ContextVar[int | None] = ContextVar("found_threads", default=None)
+"""CPU threads of the process when the outermost verb was called."""
+
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """What a run was computed on; None means unknown."""
+    """What a run was computed on; None means unknown.
+
+    Args:
+        capability: see `capability`.
+    """
 
     device: str
     name: str | None
@@ -55,6 +65,7 @@ class Hardware:
     threads: int
     memory_bytes: int
     platform: str
+    capability: str | None = None
 
 
 def choose_device(name: str) -> torch.device:
@@ -80,11 +91,14 @@ def choose_device(name: str) -> torch.device:
 
 
 def configure_threads(threads: int | None) -> None:
-    """Set the number of CPU threads (None: torch's own choice) and flush denormal numbers to zero.
+    """Set the number of CPU threads and flush denormal numbers to zero.
+
+    None is the number that the process had when the verb was called, by default torch's own choice.
 
     Denormals make late training on a CPU several times slower and do not affect the result.
     """
-    torch.set_num_threads(_default_threads() if threads is None else threads)
+    first = _first_threads()  # noted before any change
+    torch.set_num_threads(threads or _found_threads.get() or first)
     torch.set_flush_denormal(True)
 
 
@@ -128,11 +142,13 @@ def _glibc() -> ctypes.CDLL | None:
 def process_unchanged() -> Iterator[None]:
     """Restore what a run changes in the process: threads, denormals, random state and the C allocator's settings."""
     threads, denormals_are_zero = torch.get_num_threads(), _denormals_are_zero()
+    outermost = _found_threads.set(_found_threads.get() or threads)
     state = torch.get_rng_state()
     cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     try:
         yield
     finally:
+        _found_threads.reset(outermost)
         torch.set_num_threads(threads)
         torch.set_flush_denormal(denormals_are_zero)
         torch.set_rng_state(state)
@@ -152,8 +168,8 @@ def threads_for_step(macs: int) -> int | None:
 
 
 @cache
-def _default_threads() -> int:
-    """Return torch's own choice; cached, since torch forgets it at the first change."""
+def _first_threads() -> int:
+    """Return the number of threads at the first call; outside of verbs it is the default from then on."""
     return torch.get_num_threads()
 
 
@@ -203,6 +219,19 @@ def _fast_dtype(device: torch.device) -> torch.dtype | None:
     return torch.bfloat16 if multiplies_bfloat16() else None
 
 
+def capability(device: torch.device) -> str:
+    """Return what the last digits of a result depend on: the kind of GPU, or the vector instructions of a CPU.
+
+    torch and oneDNN choose their kernels by them, as in "AVX2: avx avx2"; environment variables may limit both.
+    """
+    if device.type != "cpu":
+        return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    sets = sorted(name for name, value in found.items() if value is True and name.startswith(_VECTOR_SETS))
+    limits = [f"{name}={os.environ[name]}" for name in _ISA_LIMITS if name in os.environ]
+    return " ".join([f"{torch.backends.cpu.get_cpu_capability()}:", *sets, *limits]).removesuffix(":")
+
+
 def describe_hardware(device: torch.device) -> Hardware:
     """Return the description of a device and its machine."""
     if device.type == "cuda":
@@ -218,6 +247,7 @@ def describe_hardware(device: torch.device) -> Hardware:
         threads=torch.get_num_threads(),
         memory_bytes=memory_bytes,
         platform=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        capability=capability(device),
     )
 
 

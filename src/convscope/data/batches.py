@@ -8,7 +8,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import count
 
 import numpy as np
 import torch
@@ -111,15 +111,40 @@ def channel_statistics(images: NDArray[np.uint8]) -> tuple[tuple[float, ...], tu
 
 
 @dataclass(frozen=True)
+class Copies:
+    """The augmented copies that a frozen network sees of N images, in turn: `number` of each, the same in every run.
+
+    Args:
+        indices: of the images in the data set, int64 [N]; with them the random numbers of a copy are drawn.
+    """
+
+    number: int
+    indices: NDArray[np.int64]
+
+    def words(self, seed: int, epoch: int) -> tuple[int | str, ...]:
+        """Return what the random numbers of an epoch's copy depend on besides the image."""
+        return copy_words(seed, (epoch - 1) % self.number)
+
+
+def copy_words(seed: int, copy: int) -> tuple[int | str, ...]:
+    """Return what the random numbers of the augmented copy of this number, from 0, depend on besides the image."""
+    return seed, "view", copy
+
+
+@dataclass(frozen=True)
 class ResidentImages:
     """N images and their labels on the compute device, at these rows, int64 [N], of `images`, uint8 [M, H, W, C].
 
     On a CPU `images` is the data set's own array, not to be changed.
+
+    Args:
+        copies: the augmented copies to train on; None augments each image differently in each epoch.
     """
 
     images: Tensor
     labels: Tensor
     rows: Tensor
+    copies: Copies | None = None
 
     def __len__(self) -> int:
         return self.labels.shape[0]
@@ -137,10 +162,15 @@ class ResidentImages:
 
 @dataclass(frozen=True)
 class ResidentFeatures:
-    """Features that the frozen part of a network computed from A augmented copies of N images: float32 [A, N, ...]."""
+    """Features of N images on the compute device, at these rows, int64 [N], of each of `values`, float32 [M, ...].
 
-    values: Tensor
+    The frozen part of a network computed them, each of `values` from another augmented copy of the images. On a CPU
+    they are not to be changed: a cache file is mapped.
+    """
+
+    values: tuple[Tensor, ...]
     labels: Tensor
+    rows: Tensor
 
     def __len__(self) -> int:
         return self.labels.shape[0]
@@ -148,7 +178,7 @@ class ResidentFeatures:
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one image's features."""
-        return tuple(self.values.shape[2:])
+        return tuple(self.values[0].shape[1:])
 
 
 Resident = ResidentImages | ResidentFeatures
@@ -160,10 +190,25 @@ def make_resident(images: ImageSet, indices: NDArray[np.int64], device: torch.de
     if device.type != "cpu":
         pixels = torch.from_numpy(np.ascontiguousarray(images.images[indices])).to(device)
         return ResidentImages(pixels, labels, torch.arange(len(indices), device=device))
+    return ResidentImages(_shared(images.images), labels, torch.from_numpy(np.ascontiguousarray(indices)))
+
+
+def make_resident_features(
+    values: Sequence[NDArray[np.float32]], rows: NDArray[np.int64], labels: NDArray[np.int64], device: torch.device
+) -> ResidentFeatures:
+    """Return the features at these rows, [N], of each of `values`, [M, ...], and their labels, [N], on the device."""
+    on_device = torch.from_numpy(labels).to(device)
+    if device.type != "cpu":
+        moved = tuple(torch.from_numpy(np.ascontiguousarray(each[rows])).to(device) for each in values)
+        return ResidentFeatures(moved, on_device, torch.arange(len(rows), device=device))
+    return ResidentFeatures(tuple(map(_shared, values)), on_device, torch.from_numpy(np.ascontiguousarray(rows)))
+
+
+def _shared(array: NDArray[np.uint8] | NDArray[np.float32]) -> Tensor:
+    """Return a tensor with the memory of an array."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's, about arrays that are read-only; nobody writes to it
-        pixels = torch.from_numpy(images.images)
-    return ResidentImages(pixels, labels, torch.from_numpy(np.ascontiguousarray(indices)))
+        return torch.from_numpy(array)
 
 
 def input_bytes(data: Resident) -> int:
@@ -174,6 +219,29 @@ def input_bytes(data: Resident) -> int:
 def chunk_images(image_bytes: int, batch_size: int) -> int:
     """Return how many images of this size, float32, are prepared at once: whole batches, at least one."""
     return max(1, CHUNK_BYTES // (image_bytes * batch_size)) * batch_size
+
+
+def num_batches(num_images: int, batch_size: int) -> int:
+    """Return the batches of an epoch; a last batch of one image joins the one before it, as batch norm needs two."""
+    return max(1, num_images // batch_size + (num_images % batch_size > 1))
+
+
+def largest_batches(num_images: int, batch_size: int) -> tuple[int, int]:
+    """Return the images in the first batch of an epoch and in the last one, which may be smaller or larger."""
+    before_last = (num_batches(num_images, batch_size) - 1) * batch_size
+    return batch_size if before_last else num_images, num_images - before_last
+
+
+def num_micro_batches(num_images: int, batch_size: int, micro_batches: int, *, least: int = 1) -> int:
+    """Return into how many micro-batches, equal up to one image, a batch of `num_images` is split.
+
+    Args:
+        batch_size, micro_batches: as configured; together they give the size of a micro-batch.
+        least: images in the smallest one, where the batch has as many: 2 if the network normalizes over a batch.
+    """
+    if micro_batches == 1:
+        return 1
+    return max(1, min(math.ceil(num_images / math.ceil(batch_size / micro_batches)), num_images // least))
 
 
 def augmented_input(
@@ -226,14 +294,19 @@ def training_batches(
     """
     batch_size = config.batch_size
     order = permutation(len(data), config.seed, "order", epoch)
-    chunk = chunk_images(input_bytes(data), batch_size)
+    chunk = chunk_images(input_bytes(data), batch_size) // batch_size
+    batches = num_batches(len(data), batch_size)
+    edges = [*range(0, batches * batch_size, batch_size), len(data)]
 
     def prepare(start: int) -> tuple[int, NDArray[np.int64], Tensor, Tensor]:
-        numbers = order[start : start + chunk]
+        numbers = order[edges[start] : edges[min(start + chunk, batches)]]
         indices = torch.from_numpy(numbers).to(data.labels.device)
         labels = data.labels[indices]
         if isinstance(data, ResidentFeatures):
-            x = data.values[(epoch - 1) % len(data.values), indices]
+            x = data.values[(epoch - 1) % len(data.values)].index_select(0, data.rows[indices])
+        elif config.augment and data.copies is not None:
+            keys, words = torch.from_numpy(data.copies.indices[numbers]), data.copies.words(config.seed, epoch)
+            x = preprocessing.apply_augmented(data.select(indices), config.augment, keys, *words)
         elif config.augment:
             x, mixture = augmented_input(
                 lambda chosen: data.select(torch.from_numpy(chosen).to(data.labels.device)),
@@ -250,13 +323,11 @@ def training_batches(
             x = preprocessing.apply(data.images, data.rows[indices])
         return start, numbers, x, labels
 
-    starts = range(first_step * batch_size // chunk * chunk, len(order), chunk)
+    starts = range(first_step // chunk * chunk, batches, chunk)
     for start, numbers, x, labels in map_ahead(prepare, starts, threads=1, ahead=1) if ahead else map(prepare, starts):
-        first = max(0, first_step * batch_size - start) // batch_size
-        places = range(0, len(numbers), batch_size)
-        batches = zip(torch.split(x, batch_size), torch.split(labels, batch_size), places, strict=True)
-        for batch, batch_labels, at in islice(batches, first, None):
-            yield batch, batch_labels, numbers[at : at + batch_size]
+        for batch in range(max(start, first_step), min(start + chunk, batches)):
+            images = slice(edges[batch] - edges[start], edges[batch + 1] - edges[start])
+            yield x[images], labels[images], numbers[images]
 
 
 def _mixed_labels(all_labels: Tensor, own: Tensor, mixture: Mixture, num_classes: int) -> Tensor:

@@ -12,7 +12,7 @@ from convscope.data.decode.cache import load_cache
 from convscope.data.decode.files import Listing
 from convscope.data.decode.resize import resize_image, resizing_of
 from convscope.data.names import missing_path
-from convscope.data.sources.build import build_dataset
+from convscope.data.sources.build import Limit, build_dataset
 from convscope.data.sources.image_files import open_image_files
 from convscope.errors import UsageError, unknown_name
 from convscope.progress import OnProgress, ignore_progress
@@ -55,11 +55,18 @@ DATASETS: dict[str, Source] = {
 }
 
 
-def load_images(config: DataConfig, on_progress: OnProgress = ignore_progress, *, to_train: bool = True) -> ImageSet:
+def load_images(
+    config: DataConfig,
+    on_progress: OnProgress = ignore_progress,
+    *,
+    to_train: bool = True,
+    limit: Limit | None = None,
+) -> ImageSet:
     """Return the images of a named data set, a folder, an archive or a CSV, at the configured size.
 
     Args:
         to_train: refuse data that no classifier can be trained on, as they have one class or an empty one.
+        limit: of the memory in which the files of a folder, archive or CSV are decoded.
 
     Raises:
         UsageError: the name is unknown and no such folder or file exists.
@@ -70,7 +77,7 @@ def load_images(config: DataConfig, on_progress: OnProgress = ignore_progress, *
         return _resize(_limit(DATASETS[config.source].load(config, on_progress), config), config)
     path, cache = existing_path(config.source), load_cache(config)
     with open_image_files(path, Listing(), cache) as files:
-        return _limit(build_dataset(files, config, cache, on_progress, to_train=to_train), config)
+        return build_dataset(files, config, cache, on_progress, to_train=to_train, limit=limit)
 
 
 def existing_path(source: str) -> Path:

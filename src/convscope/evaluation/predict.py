@@ -69,7 +69,8 @@ def predict_logits(
     batch_size = evaluation_batch_size(input_bytes(data), most_at_once)
     with eval_mode(model), torch.inference_mode():
         if isinstance(data, ResidentFeatures):
-            return torch.cat([model(batch).float() for batch in torch.split(data.values[0], batch_size)])
+            features, batches = data.values[0], torch.split(data.rows, batch_size)
+            return torch.cat([model(features.index_select(0, rows)).float() for rows in batches])
         batches = torch.split(data.rows, batch_size)
         return torch.cat([model(preprocessing.apply(data.images, rows)).float() for rows in batches])
 

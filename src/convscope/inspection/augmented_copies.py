@@ -5,7 +5,7 @@ import torch
 from numpy.typing import NDArray
 
 from convscope.config import RunConfig
-from convscope.data.batches import Preprocessing, augmented_input
+from convscope.data.batches import Preprocessing, augmented_input, copy_words
 from convscope.data.dataset import ImageSet
 from convscope.data.decode.resize import Resizing, resize_image
 from convscope.results.panels import ImageGrid
@@ -31,7 +31,7 @@ def augmentation_grid(images: ImageSet, train: NDArray[np.int64], config: RunCon
     rows = [[(images.images[i], f"{name}\nunchanged")] for i, name in zip(train[numbers], names, strict=True)]
     for turn in range(SHOWN_EPOCHS):
         if config.frozen:
-            rows_of, words = torch.from_numpy(train[numbers]), (settings.seed, "view", turn)
+            rows_of, words = torch.from_numpy(train[numbers]), copy_words(settings.seed, turn)
             x, mixture = plain.apply_augmented(pixels_of(numbers), settings.augment, rows_of, *words), None
         else:
             x, mixture = augmented_input(pixels_of, numbers, plain, settings, n=len(train), epoch=turn + 1)

@@ -128,9 +128,8 @@ def _remedies(inputs: PlanInputs) -> Iterator[tuple[bool, ComputeConfig]]:
     if inputs.frozen and inputs.train.unfreeze_at is None:
         yield inputs.keeps_freed_memory, compute
         return
-    least = 2 if traced.normalizes_batches else 1
     numbers = [compute.micro_batches]
-    while inputs.batch_size // (2 * numbers[-1]) >= least:
+    while inputs.batch_size // (2 * numbers[-1]) >= traced.least_batch:
         numbers.append(2 * numbers[-1])
     large = [n for n in numbers[1:] if inputs.batch_size / n >= COMFORTABLE_MICRO_BATCH]
     small = [n for n in numbers[1:] if n not in large]
@@ -145,9 +144,10 @@ def _remedies(inputs: PlanInputs) -> Iterator[tuple[bool, ComputeConfig]]:
 def _with_largest_batch(inputs: PlanInputs, limit: int | None, room: int) -> Plan:
     """Return the plan with the largest batch, a power of two, that fits without micro-batches."""
     allowed = room if limit is None else min(limit, room)
-    most = max(1, min(MAX_AUTO_BATCH, inputs.num_train // MIN_AUTO_STEPS))
+    least = inputs.traced.least_batch
+    most = max(least, min(MAX_AUTO_BATCH, inputs.num_train // MIN_AUTO_STEPS))
     too_large = None
-    for power in range(most.bit_length() - 1, -1, -1):
+    for power in range(most.bit_length() - 1, least.bit_length() - 2, -1):
         sized = replace(inputs, train=replace(inputs.train, batch_size=2**power))
         needed = 0 if inputs.frozen and inputs.train.unfreeze_at is None else training_bytes(sized)
         if needed <= allowed:
@@ -155,6 +155,8 @@ def _with_largest_batch(inputs: PlanInputs, limit: int | None, room: int) -> Pla
         too_large = f"{2**power} would take {size_text(needed)} of {size_text(allowed)}"
     plan = _fit(sized, allowed)
     reason = too_large or f"it keeps {MIN_AUTO_STEPS} steps per epoch, and more than {MAX_AUTO_BATCH} gains little"
+    if not too_large and least * MIN_AUTO_STEPS > inputs.num_train:
+        reason = f"{inputs.num_train} images are few, and no smaller batch works"
     return replace(plan, limit_bytes=limit, why=f"a batch size of {2**power} was chosen: {reason}; {plan.why}")
 
 

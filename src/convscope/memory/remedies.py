@@ -18,6 +18,7 @@ from convscope.device import reduced_dtype
 from convscope.errors import UsageError
 from convscope.memory.predict import StepCost, cut_into_segments, predict_step, to_trace
 from convscope.memory.speed import Speed
+from convscope.models.eval_mode import batch_norms
 from convscope.models.spec import InputShape
 from convscope.models.surgery.head import freeze_all_but_head
 from convscope.results.memory import Remedy
@@ -151,8 +152,7 @@ def _same_result(subject: Subject) -> Iterator[Remedy]:
         number = next(n for n in range(2, batch_size + 1) if batch_size % n == 0)
         size = batch_size // number
         accumulating = replace(subject.train, accumulate=max(2, subject.train.accumulate))
-        norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in subject.network.modules())
-        note = f"batch norm sees {size} images at a time" if norm else ""
+        note = f"batch norm sees {size} images at a time" if any(True for _ in batch_norms(subject.network)) else ""
         cost = subject.cost(batch_size=size, train=accumulating)
         yield subject.remedy("micro-batches", f"--micro-batches {number}", cost, steps=number, note=note)
     if not subject.compute.checkpoint_activations:

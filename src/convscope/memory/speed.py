@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from convscope.data.batches import num_batches
 from convscope.device import shortest_seconds
 from convscope.results.memory import Duration
 from convscope.torch_internals import changes_operand, storage_key
@@ -167,7 +168,7 @@ def predict_duration(
     return Duration(
         images=images,
         epochs=epochs,
-        steps_an_epoch=math.ceil(math.ceil(images / batch_size) / accumulate),
+        steps_an_epoch=math.ceil(num_batches(images, batch_size) / accumulate),
         step_seconds=one * accumulate,
         epoch_seconds=epoch,
         run_seconds=epoch * epochs,

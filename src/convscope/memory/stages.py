@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from convscope.config import ComputeConfig, TrainConfig
-from convscope.data.batches import chunk_images
+from convscope.data.batches import chunk_images, largest_batches, num_micro_batches
 from convscope.errors import UsageError
 from convscope.evaluation.predict import FEATURES_BATCH, evaluation_batch_size
 from convscope.memory.predict import (
@@ -24,12 +24,17 @@ from convscope.memory.predict import (
     predict_step,
     to_trace,
 )
+from convscope.models.eval_mode import batch_norms
 from convscope.results.memory import EVALUATION, FEATURES, HEAD, MODEL_FILE, READING, REPORT, TRAINING
 
 LIBRARY_BYTES = 48 * 2**20
 """Code and scratch space of the libraries that the first step loads: oneDNN's kernels, threads and tables."""
 END_BYTES = 40 * 2**20
 """What ONNX, ONNX Runtime, calibration and the page load at the end."""
+HEAD_LIBRARY_BYTES = 44 * 2**20
+"""What scipy loads to fit a head, and keeps."""
+CORRECTIONS = 2 * 10
+"""Vectors of all weights that L-BFGS keeps, float64."""
 RESERVE_SHARE = 0.06
 """Gaps between blocks as a share of what a stage allocates, if freed memory is returned to the system at once."""
 KEPT_SHARE = 0.2
@@ -76,8 +81,13 @@ class TracedModel:
 
     @cached_property
     def normalizes_batches(self) -> bool:
-        """Whether the output for an image depends on the others in its batch."""
-        return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.network.modules())
+        """Whether the output for an image depends, in training, on the others in its batch."""
+        return any(True for _ in batch_norms(self.network))
+
+    @property
+    def least_batch(self) -> int:
+        """Images that a batch needs: two if the network normalizes over them."""
+        return 2 if self.normalizes_batches else 1
 
 
 @dataclass(frozen=True)
@@ -115,13 +125,17 @@ class PlanInputs:
 
     @property
     def batch_size(self) -> int:
-        """Images in the largest batch."""
+        """Images in a batch; the last one of an epoch may be smaller, or larger by one image."""
         return min(self.train.batch_size, self.num_train)
 
     @property
     def micro_batch_size(self) -> int:
         """Images in the largest micro-batch."""
-        return math.ceil(self.batch_size / self.compute.micro_batches)
+        size, micro_batches = self.train.batch_size, self.compute.micro_batches
+        return max(
+            math.ceil(images / num_micro_batches(images, size, micro_batches, least=self.traced.least_batch))
+            for images in largest_batches(self.num_train, size)
+        )
 
     @property
     def all_images_bytes(self) -> int:
@@ -134,7 +148,8 @@ def predict_stages(inputs: PlanInputs) -> dict[str, int]:
     traced = inputs.traced
     model_file = MODEL_FILE_COPIES * traced.held_bytes + 2 * traced.prediction_bytes(COMPARED_AT_ONCE) + END_BYTES
     feature_maps = 2 * predict_maps_bytes(traced.whole, traced.input_shape) + END_BYTES  # the hooks copy each
-    at_end = replace(inputs, keeps_freed_memory=False)
+    fitted = HEAD_LIBRARY_BYTES if inputs.frozen and inputs.train.unfreeze_at != 1 else 0
+    at_end = replace(inputs, keeps_freed_memory=False, resident_bytes=inputs.resident_bytes + fitted)
     return {
         READING: inputs.peak_bytes,
         **(frozen_stages(inputs) if inputs.frozen else _learning_stages(inputs)),
@@ -150,7 +165,7 @@ def _learning_stages(inputs: PlanInputs) -> dict[str, int]:
 def training_bytes(inputs: PlanInputs) -> int:
     """Return the peak of the process while layers are trained."""
     train, traced, input_bytes = inputs.train, inputs.traced, inputs.input_bytes
-    prepared = min(chunk_images(input_bytes, train.batch_size), inputs.num_train)
+    prepared = min(chunk_images(input_bytes, train.batch_size) + 1, inputs.num_train)  # a last image joins them
     if inputs.compute.micro_batches > 1:
         train = replace(train, accumulate=max(2, train.accumulate))  # the gradients of the first exist
     step = predict_step(
@@ -187,6 +202,7 @@ def frozen_stages(inputs: PlanInputs) -> dict[str, int]:
     fitted = inputs.num_train * max(1, copies)
     # the rows are selected, concatenated and standardized; logits and probabilities are K numbers each
     fitting = row * (3 * fitted + 2 * inputs.num_validation) + 4 * 8 * fitted * inputs.num_classes
+    fitting += 2 * CORRECTIONS * row * inputs.num_classes + HEAD_LIBRARY_BYTES
     return {
         FEATURES: _in_process(inputs, features + inputs.traced.prediction_bytes(at_once)),
         HEAD: _in_process(inputs, features + fitting),

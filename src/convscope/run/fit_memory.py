@@ -3,6 +3,8 @@
 from contextlib import suppress
 from dataclasses import replace
 
+import torch
+
 from convscope.device import (
     configure_threads,
     free_memory_bytes,
@@ -14,6 +16,8 @@ from convscope.device import (
 from convscope.errors import UsageError
 from convscope.memory.plan import Plan, make_plan
 from convscope.memory.stages import PlanInputs, TracedModel
+from convscope.memory.trace import to_meta
+from convscope.models.eval_mode import batch_norms
 from convscope.run.prepare import Prepared
 
 SHORT_FLOPS = 1e13
@@ -24,9 +28,11 @@ def fit_into_memory(prepared: Prepared) -> tuple[Prepared, Plan]:
     """Return the run with the changes that make it fit into memory and with the chosen batch size, and the plan.
 
     Raises:
-        UsageError: nothing fits into the limit; names the smallest that would work.
+        UsageError: nothing fits into the limit; names the smallest that would work. Or batches of one image were asked
+            for, which the network cannot normalize.
     """
     config, splits, device = prepared.config, prepared.splits, prepared.device
+    _check_batch_norm(prepared)
     inputs = PlanInputs(
         traced=TracedModel(prepared.network, prepared.images.shape),
         num_classes=prepared.images.num_classes,
@@ -61,3 +67,21 @@ def fit_into_memory(prepared: Prepared) -> tuple[Prepared, Plan]:
         configure_threads(threads_for_step(prepared.macs * plan.batch_size))
     train = replace(config.train, batch_size=plan.batch_size)
     return replace(prepared, config=replace(config, train=train, compute=plan.compute)), plan
+
+
+def _check_batch_norm(prepared: Prepared) -> None:
+    """Raise a UsageError if a batch of one image leaves batch norm a single number of a channel to normalize."""
+    train, network, num_train = prepared.config.train, prepared.network, len(prepared.splits.train)
+    fitted = prepared.config.frozen and train.unfreeze_at != 1  # then batch norm keeps its running statistics
+    if fitted or min(2 if train.auto_batch else train.batch_size, num_train) > 1 or not any(batch_norms(network)):
+        return
+    try:
+        to_meta(network).train()(torch.zeros(1, *prepared.images.shape, device="meta"))
+    except ValueError as error:
+        way_out = "--batch-size 2 or more" if num_train > 1 else "more training images"
+        raise UsageError(
+            f"model {prepared.config.model.name!r} normalizes over the batch, and one image is not enough for that; "
+            f"use {way_out}, or a network without batch norm ({error})"
+        ) from error
+    except RuntimeError:  # it computes with the values of its tensors
+        return

@@ -10,12 +10,14 @@ from convscope.config import RunConfig
 from convscope.data.batches import Preprocessing, channel_statistics, make_preprocessing, make_resident
 from convscope.data.dataset import ImageSet
 from convscope.data.load import load_images
+from convscope.data.sources.build import Limit
 from convscope.data.splits import Splits, make_splits
 from convscope.device import (
     choose_device,
     configure_threads,
     keep_freed_memory,
     limit_device_memory,
+    memory_in_use_bytes,
     release_freed_memory,
     threads_for_step,
 )
@@ -89,7 +91,11 @@ def prepare(config: RunConfig, on_progress: OnProgress, *, images: ImageSet | No
         limit_device_memory(device, config.compute.memory)
     configure_threads(config.compute.threads)
     fetch_weights(config.model, on_progress)  # before the images, which may take long
-    images = load_images(config.data, on_progress) if images is None else images
+    if images is None:
+        limit = None
+        if config.compute.memory is not None and device.type == "cpu":
+            limit = Limit(config.compute.memory, memory_in_use_bytes(device))
+        images = load_images(config.data, on_progress, limit=limit)
     splits = make_splits(images, config.data)
     if len(splits.test) == len(splits.validation) == 0:
         raise UsageError("no images to evaluate on; give the test or validation split a share, e.g. --split 80/0/20")

@@ -111,6 +111,23 @@ def write_skipped(folder: Path, images: ImageSet) -> None:
     write_csv(folder / "skipped.csv", ("file", "reason", "remedy"), rows)
 
 
+def note_resume(run: Path, prepared: Prepared) -> str:
+    """Return what differs between this machine and the one a run was started on, and record it; "" if nothing does."""
+    recorded = read_start(run)
+    before = recorded["hardware"] | {"torch": recorded["versions"]["torch"]}
+    now = asdict(describe_hardware(prepared.device)) | {"torch": version("torch")}
+    changed = [
+        f"{name} {now[name]!r} instead of {before[name]!r}"
+        for name in ("device", "name", "capability", "torch")
+        if before.get(name) is not None and before[name] != now[name]
+    ]
+    if not changed:
+        return ""
+    note = f"resumed on another machine ({'; '.join(changed)}): no longer bit-identical to a run that never stopped"
+    write_json(run / "run.json", recorded | {"resumed": list(dict.fromkeys([*recorded.get("resumed", []), note]))})
+    return note
+
+
 def check_same(run: Path, prepared: Prepared) -> None:
     """Raise a ResumeMismatch that names the difference if data or weights are not those the run was started with."""
     recorded, images = read_start(run), prepared.images

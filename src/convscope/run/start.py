@@ -12,8 +12,9 @@ from convscope.run.finish import finish
 from convscope.run.fit_memory import fit_into_memory
 from convscope.run.own_data import as_recorded, check_there, move_data
 from convscope.run.prepare import prepare
-from convscope.run.record import check_same, read_plan, write_plan, write_start
+from convscope.run.record import check_same, note_resume, read_plan, write_plan, write_start
 from convscope.storage.run_folder import check_out, create_run_folder, locked, read_config
+from convscope.storage.run_start import read_start
 
 
 @process_unchanged()
@@ -61,9 +62,13 @@ def resume_run(
     if data is not None:
         config = move_data(run, config, data)
     check_there(run, config, "train", "--resume")
+    threads = config.compute.threads or read_start(run)["hardware"]["threads"]  # more or fewer would round differently
+    config = replace(config, compute=replace(config.compute, threads=threads))
     with locked(run):
         prepared = prepare(config, on_progress)
         prepared = replace(prepared, images=as_recorded(run, prepared.images))
         check_same(run, prepared)
+        if note := note_resume(run, prepared):
+            on_progress(Progress(note, 0, None))
         plan = read_plan(run, config)
         return finish(run, prepared, plan, report=report, resume=True, on_progress=on_progress)

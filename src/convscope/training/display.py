@@ -40,7 +40,7 @@ def show(session: Session, record: EpochRecord | None = None) -> None:
     last = record or (state.history[-1] if state.history else None)
     planned = "" if session.planned_bytes is None else f" of {session.planned_bytes / 2**20:,.0f}"
     values = {
-        "loss": f"{state.loss_sum / max(1, state.seen):.4f}",
+        "loss": f"{state.loss_sum / (state.weight_sum or 1):.4f}",
         "accuracy": f"{state.correct / max(1, state.seen):.2%}",
         "validation": f"{last.validation_accuracy:.2%}" if last and last.validation_accuracy is not None else "-",
         "images/s": f"{state.step * config.batch_size / max(state.seconds, 1e-9):,.0f}",
@@ -54,7 +54,8 @@ def show(session: Session, record: EpochRecord | None = None) -> None:
 def micro_batches_text(session: Session) -> str:
     """Return a description of the micro-batches."""
     batch_size, number = session.config.batch_size, session.state.micro_batches
+    norms = ", but batch norm sees one micro-batch at a time" if session.least_micro_batch > 1 else ""
     return (
         f"each batch of {batch_size} goes through the network in {number} micro-batches of "
-        f"{math.ceil(batch_size / number)}; the gradient is that of the whole batch"
+        f"{math.ceil(batch_size / number)}; the gradient is that of the whole batch{norms}"
     )

@@ -30,6 +30,8 @@ def extract_features(
 ) -> NDArray[np.float32] | None:
     """Return the output of the frozen part for images[indices], float32 [N, ...] in the order of `indices`.
 
+    It is mapped from the cache, read-only, where there is one.
+
     Args:
         images: uint8 [M, H, W, C].
         augment, words: augmentations, with random numbers that depend on `words` and the image index.
@@ -53,6 +55,8 @@ def extract_features(
     assert out is not None  # a data set has at least one image
     if cache_key is not None:
         save_cached("features", cache_key, array_content(out))
+        mapped = _load(cache_key, len(indices))  # which gives its memory back
+        return out if mapped is None else mapped
     return out
 
 

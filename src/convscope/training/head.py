@@ -89,11 +89,12 @@ def fit_head(
     return Head(weight, best[:, -1] - weight @ mean, chosen, tuple(losses))
 
 
-def cross_entropy(logits: Floats, labels: NDArray[np.int64]) -> float:
-    """Return the mean cross-entropy in nats of logits [N, K]."""
+def cross_entropy(logits: Floats, labels: NDArray[np.int64], class_weights: Sequence[float] | None = None) -> float:
+    """Return the mean cross-entropy in nats of logits [N, K], each image with the weight of its class."""
     from scipy.special import log_softmax
 
-    return float(-log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels].mean())
+    losses = -log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels]
+    return float(np.average(losses, weights=None if class_weights is None else np.asarray(class_weights)[labels]))
 
 
 def balanced_class_weights(labels: NDArray[np.int64], num_classes: int) -> tuple[float, ...]:

@@ -196,29 +196,31 @@ def _train_batch(session: Session, x: Tensor, labels: Tensor) -> tuple[Tensor, T
     """Train on one batch; return its mean loss and its logits [B, K] on the device."""
     state, config, arithmetic = session.state, session.config, session.arithmetic
     seed_generator(session.device, (session.step_seed + state.step) % 2**63)
-    group_start = state.batch // config.accumulate * config.accumulate
-    group_size = min(config.accumulate, session.batches_per_epoch - group_start)  # the last one may be smaller
-    if state.micro_batches == 1:
-        loss, logits = arithmetic.add_gradients(x, labels, share=1 / group_size)
+    number, share, scale = session.micro_batches_of(len(x)), 1.0, 1.0
+    if config.accumulate > 1:  # each image weighs as in one batch of all; what all weigh is known after the last one
+        weight, full = arithmetic.weight(labels), config.accumulate * config.batch_size
+        session.group_weight += weight
+        share, scale = weight / full, full / session.group_weight
+    if number == 1:
+        loss, logits = arithmetic.add_gradients(x, labels, share=share)
     else:
-        micro_size = math.ceil(config.batch_size / state.micro_batches)
-        loss, logits = _add_micro_batches(session, x, labels, math.ceil(len(x) / micro_size), group_size)
-    if state.batch + 1 == group_start + group_size:
-        progress = (state.step + 0.5) / session.steps
-        session.optimizer.lr = config.lr * SCHEDULES[config.schedule](progress)
-        arithmetic.change_weights()
+        loss, logits = _add_micro_batches(session, x, labels, number, share)
+    if state.batch + 1 == session.batches_per_epoch or (state.batch + 1) % config.accumulate == 0:
+        session.optimizer.lr = config.lr * SCHEDULES[config.schedule](session.progress)
+        arithmetic.change_weights(scale=scale)
+        session.group_weight = 0.0
     return loss, logits
 
 
 def _add_micro_batches(
-    session: Session, x: Tensor, labels: Tensor, number: int, group_size: int
+    session: Session, x: Tensor, labels: Tensor, number: int, share_of_batch: float
 ) -> tuple[Tensor, Tensor]:
     """Add the gradient of a batch in micro-batches; return values as of `_train_batch`."""
     arithmetic = session.arithmetic
     total, losses, logits = arithmetic.weight(labels), list[Tensor](), list[Tensor]()
     for micro_x, micro_labels in zip(x.tensor_split(number), labels.tensor_split(number), strict=True):
         share = arithmetic.weight(micro_labels) / total
-        loss, found = arithmetic.add_gradients(micro_x, micro_labels, share=share / group_size)
+        loss, found = arithmetic.add_gradients(micro_x, micro_labels, share=share * share_of_batch)
         losses.append(loss * share)
         logits.append(found)
     return torch.stack(losses).sum(), torch.cat(logits)
@@ -231,16 +233,18 @@ def _halve_micro_batches(session: Session, window: list[_Batch], reason: str) ->
     twice, and see smaller micro-batches from now on.
 
     Raises:
-        TrainingError: memory runs out even with a single image.
+        TrainingError: memory runs out even with a single image, or two where the network normalizes over a batch.
     """
     state, config = session.state, session.config
-    if math.ceil(config.batch_size / state.micro_batches) == 1:
+    if math.ceil(config.batch_size / state.micro_batches) <= session.least_micro_batch:
+        images = "a single image" if session.micro_batch_size == 1 else f"{session.micro_batch_size} images"
         raise TrainingError(
-            f"memory ran out at step {state.step + 1} (epoch {state.epoch}) with a single image in the network: "
+            f"memory ran out at step {state.step + 1} (epoch {state.epoch}) with {images} in the network: "
             f"{reason}. Use a smaller --image-size or --model, or free memory and continue with: "
             f"convscope train --resume {session.run}"
         )
     session.optimizer.zero_grad()
+    session.group_weight = 0.0
     undone = state.batch % config.accumulate
     state.batch, state.step = state.batch - undone, state.step - undone
     del window[len(window) - undone :]
@@ -253,13 +257,15 @@ def _halve_micro_batches(session: Session, window: list[_Batch], reason: str) ->
 
 
 def _read_window(session: Session, window: list[_Batch]) -> None:
-    """Add the window's losses and correct predictions to the epoch's sums, then empty it."""
+    """Add the window's losses, each of the weight of its images, and correct predictions to the sums; empty it."""
     state = session.state
     losses = torch.stack([batch.loss for batch in window]).tolist()
     for offset, (loss, batch) in enumerate(zip(losses, window, strict=True)):
         if not math.isfinite(loss):
             _raise_not_finite(session, loss, state.step - len(window) + offset + 1, batch.numbers)
-        state.loss_sum += loss * len(batch.numbers)
+        weight = session.arithmetic.weight(batch.labels)
+        state.loss_sum += loss * weight
+        state.weight_sum += weight
     logits, labels = torch.cat([batch.logits for batch in window]), torch.cat([batch.labels for batch in window])
     if labels.ndim == 2:  # mixed images count as their larger class
         labels = labels.argmax(1)
@@ -284,7 +290,7 @@ def _end_epoch(session: Session) -> None:
     count_time(session)
     record = EpochRecord(
         epoch=state.epoch,
-        train_loss=state.loss_sum / state.seen,
+        train_loss=state.loss_sum / state.weight_sum,
         train_accuracy=state.correct / state.seen,
         validation_loss=validation_loss,
         validation_accuracy=validation_accuracy,
@@ -301,7 +307,7 @@ def _end_epoch(session: Session) -> None:
     state.finished = state.epoch == config.epochs or out_of_patience
     show(session, record)
     state.epoch, state.batch = state.epoch + 1, 0
-    state.loss_sum, state.correct, state.seen, state.epoch_seconds = 0.0, 0, 0, 0.0
+    state.loss_sum, state.weight_sum, state.correct, state.seen, state.epoch_seconds = 0.0, 0.0, 0, 0, 0.0
     save_state(session)
     write_history(session.run, state.history)
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from convscope.config import ComputeConfig, TrainConfig
-from convscope.data.batches import Preprocessing, Resident
+from convscope.data.batches import Preprocessing, Resident, largest_batches, num_batches, num_micro_batches
 from convscope.errors import CheckpointError
+from convscope.models.eval_mode import batch_norms
 from convscope.progress import OnProgress
 from convscope.results.run import EpochRecord
 from convscope.schema import checked
@@ -51,7 +52,8 @@ class LoopState:
     Args:
         epoch: the current epoch, from 1.
         batch, step: finished batches, in this epoch and in all.
-        loss_sum, correct, seen: running sums over this epoch.
+        loss_sum, weight_sum: running sums over this epoch of the losses and the weights of its images.
+        correct, seen: running numbers of correct predictions and of images in this epoch.
         epochs_before: epochs before this loop, in which a head was fitted on frozen features.
         best_step: the checkpoint with the best weights so far, None before the end of the first epoch.
         best_epoch: see `loop.is_better`.
@@ -64,6 +66,7 @@ class LoopState:
     step: int = 0
     epochs_before: int = 0
     loss_sum: float = 0.0
+    weight_sum: float = 0.0
     correct: int = 0
     seen: int = 0
     best_step: int | None = None
@@ -82,6 +85,7 @@ class Session:
 
     Args:
         run, planned_bytes: see `loop.train`.
+        group_weight: of the images since the last optimizer step, with gradients accumulated over several batches.
         clock, saved_at: when time was last counted and a checkpoint last written, in seconds of `perf_counter`.
         peaks, expected_seconds: see `loop.TrainResult`.
     """
@@ -95,6 +99,7 @@ class Session:
     on_progress: OnProgress
     state: LoopState
     planned_bytes: int | None
+    group_weight: float = 0.0
     clock: float = field(default_factory=time.perf_counter)
     saved_at: float = field(default_factory=time.perf_counter)
     peaks: dict[str, int] = field(default_factory=dict)
@@ -122,8 +127,33 @@ class Session:
 
     @cached_property
     def batches_per_epoch(self) -> int:
-        """Batches per epoch, including a smaller last one."""
-        return math.ceil(len(self.data.train) / self.config.batch_size)
+        """Batches per epoch, including the last one, which may have another size."""
+        return num_batches(len(self.data.train), self.config.batch_size)
+
+    @cached_property
+    def least_micro_batch(self) -> int:
+        """Images in the smallest micro-batch; asked once the network is in the mode that it is trained in."""
+        return 2 if any(norm.training for norm in batch_norms(self.model)) else 1
+
+    @property
+    def progress(self) -> float:
+        """Share of the optimizer steps up to the middle of the current one, 0..1."""
+        state, accumulate = self.state, self.config.accumulate
+        an_epoch = math.ceil(self.batches_per_epoch / accumulate)
+        epochs = self.config.epochs - state.epochs_before
+        done = (state.epoch - 1 - state.epochs_before) * an_epoch + state.batch // accumulate
+        return (done + 0.5) / (epochs * an_epoch)
+
+    def micro_batches_of(self, num_images: int) -> int:
+        """Return into how many micro-batches a batch of this size is split."""
+        size, micro_batches = self.config.batch_size, self.state.micro_batches
+        return num_micro_batches(num_images, size, micro_batches, least=self.least_micro_batch)
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Images in the largest micro-batch."""
+        sizes = largest_batches(len(self.data.train), self.config.batch_size)
+        return max(math.ceil(size / self.micro_batches_of(size)) for size in sizes)
 
 
 def checkpoint_due(session: Session) -> bool:
@@ -166,7 +196,8 @@ def restore_state(session: Session, checkpoint: Checkpoint) -> None:
         read_into(checkpoint.files["optimizer.safetensors"], _optimizer_slots(session.optimizer))
         tree = parse_json(read_limited(checkpoint.files["loop.json"]))
         session.arithmetic.scaler.load_state_dict(tree["scaler"])
-        session.state = checked(tree["state"], LoopState, "loop.json: state")
+        counted = {"weight_sum": tree["state"]["seen"]}  # a checkpoint without a sum of weights counted images
+        session.state = checked(counted | tree["state"], LoopState, "loop.json: state")
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         place = session.run / "checkpoints" / f"step-{checkpoint.step}"
         raise CheckpointError(f"{place} is not of this run ({error}); start the run again with a new --out") from error

@@ -43,8 +43,12 @@ class Step:
         run_backward(self.scaler.scale(loss if share == 1 else loss * share))
         return loss.detach(), logits.detach()
 
-    def change_weights(self) -> None:
-        """Take an optimizer step and drop the gradients."""
+    def change_weights(self, *, scale: float = 1.0) -> None:
+        """Take an optimizer step along `scale` times the gradients, and drop them."""
+        if scale != 1:
+            for parameter in self.optimizer.parameters:
+                if parameter.grad is not None:
+                    parameter.grad.mul_(scale)
         if self.scaler.is_enabled():
             self.scaler.step(self.optimizer)  # type: ignore[arg-type]
             self.scaler.update()

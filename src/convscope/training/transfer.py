@@ -2,21 +2,28 @@
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from convscope.config import ComputeConfig, TrainConfig
-from convscope.data.batches import Preprocessing, Resident, ResidentFeatures, make_resident
+from convscope.data.batches import (
+    Copies,
+    Preprocessing,
+    Resident,
+    ResidentImages,
+    copy_words,
+    make_resident,
+    make_resident_features,
+)
 from convscope.data.dataset import ImageSet
 from convscope.data.splits import Splits
-from convscope.device import peak_memory_bytes
+from convscope.device import capability, peak_memory_bytes
 from convscope.errors import Interrupted, UsageError
 from convscope.evaluation.predict import (
     FEATURES_BATCH,
@@ -46,8 +53,11 @@ from convscope.training.head import Floats, Head, class_weights, cross_entropy, 
 from convscope.training.loop import TrainResult, train
 from convscope.training.state import TrainingData
 
-MEMORY_SHARE = 0.5
-"""Share of the free memory that features at the cut may use; beyond it the frozen part runs in every epoch."""
+MAX_CUT_BYTES = 2 * 2**30
+"""Most bytes of features at the cut; beyond it the frozen part runs again in every epoch, on the same augmented copies.
+
+A constant, as free memory would make two runs of one configuration differ.
+"""
 
 
 @dataclass(frozen=True)
@@ -107,7 +117,7 @@ def train_transfer(network: nn.Module, transfer: Transfer, *, resume: bool = Fal
     config, start = transfer.config, time.perf_counter()
     stages = find_freezable(network, transfer.images.shape)
     frozen, rest = split_stages(stages, () if config.unfreeze_at is None else config.unfreeze or ("all",))
-    cut = _compute(transfer, frozen) if len(frozen) and _fits_in_memory(frozen, transfer) else None
+    cut = _compute(transfer, frozen) if len(frozen) and _keeps_features(frozen, transfer) else None
     record = None
     if config.unfreeze_at != 1:
         features = _head_features(transfer, stages, rest, cut)
@@ -150,18 +160,19 @@ def _fit_head(
     features = replace(features, plain=multiplied(head_layer, features.plain), copies=copies)
     labels = images.labels[splits.train]
     validation = (features.of(splits.validation), images.labels[splits.validation]) if len(splits.validation) else None
+    weights = class_weights(config, labels, images.num_classes)
     head = fit_head(
         np.concatenate(copies) if copies else features.of(splits.train),
         np.tile(labels, max(1, len(copies))),
         num_classes=images.num_classes,
         validation=validation,
-        class_weights=class_weights(config, labels, images.num_classes),
+        class_weights=weights,
         on_progress=transfer.on_progress,
     )
     with torch.no_grad():
         head_layer.weight.copy_(torch.from_numpy(head.weight))
         head_layer.bias.copy_(torch.from_numpy(head.bias))
-    train_loss, train_accuracy = _loss_and_accuracy(head, features.of(splits.train), labels)
+    train_loss, train_accuracy = _loss_and_accuracy(head, features.of(splits.train), labels, weights)
     validation_loss, validation_accuracy = (None, None) if validation is None else _loss_and_accuracy(head, *validation)
     record = EpochRecord(
         epoch=1 if config.unfreeze_at is None else config.unfreeze_at - 1,
@@ -183,9 +194,11 @@ def _fit_head(
     return record, outputs
 
 
-def _loss_and_accuracy(head: Head, features: Floats, labels: NDArray[np.int64]) -> tuple[float, float]:
+def _loss_and_accuracy(
+    head: Head, features: Floats, labels: NDArray[np.int64], weights: Sequence[float] | None = None
+) -> tuple[float, float]:
     logits = head.logits(features)
-    return cross_entropy(logits, labels), float((logits.argmax(axis=1) == labels).mean())
+    return cross_entropy(logits, labels, weights), float((logits.argmax(axis=1) == labels).mean())
 
 
 def _fine_tune(
@@ -205,14 +218,17 @@ def _fine_tune(
         rest = KeepsStatistics(*rest)
     model = nn.Sequential(frozen, rest) if cut is None else rest
 
-    def resident(indices: NDArray[np.int64], copies: tuple[Floats, ...] = ()) -> Resident:
+    def resident(indices: NDArray[np.int64]) -> Resident:
         if cut is None:
             return make_resident(images, indices, transfer.device)
-        values = torch.from_numpy(np.stack(copies or [cut.of(indices)])).to(transfer.device)
-        return ResidentFeatures(values, torch.from_numpy(images.labels[indices]).to(transfer.device))
+        return make_resident_features([cut.plain], cut.rows[indices], images.labels[indices], transfer.device)
 
-    given = resident(splits.train, () if cut is None else cut.copies)
-    validation = resident(splits.validation) if len(splits.validation) else None
+    given, validation = resident(splits.train), resident(splits.validation) if len(splits.validation) else None
+    if cut is not None and cut.copies:
+        numbers = np.arange(len(splits.train))
+        given = make_resident_features(cut.copies, numbers, images.labels[splits.train], transfer.device)
+    elif isinstance(given, ResidentImages) and len(frozen):
+        given = replace(given, copies=Copies(config.augmented_copies, splits.train))
     tuning = replace(transfer, config=replace(config, lr=config.unfreeze_lr))
     result = train_layers(model, tuning, given, validation, before=record, resume=resume)
 
@@ -261,7 +277,9 @@ def _compute(transfer: Transfer, frozen: nn.Module) -> _Features:
     """Return the output of the frozen part for all images in use and for augmented copies of the training images."""
     config, images = transfer.config, transfer.images
     forward = transfer.forward_of(frozen)
-    key = features_key(frozen, forward.engine, images.shape, images.fingerprint, transfer.preprocessing)
+    batch_size = min(FEATURES_BATCH, transfer.compute.evaluation_batch_size or FEATURES_BATCH)
+    rounding = batch_size, capability(transfer.device)
+    key = features_key(frozen, forward.engine, images.shape, images.fingerprint, transfer.preprocessing, *rounding)
 
     def extract(indices: NDArray[np.int64], augment: tuple[str, ...] = (), copy: int = 0) -> Floats:
         cache_key = features_cache_key(key, indices, *((augment, config.seed, copy) if augment else ()))
@@ -271,8 +289,8 @@ def _compute(transfer: Transfer, frozen: nn.Module) -> _Features:
             indices,
             transfer.preprocessing,
             augment=augment,
-            words=(config.seed, "view", copy),
-            batch_size=min(FEATURES_BATCH, transfer.compute.evaluation_batch_size or FEATURES_BATCH),
+            words=copy_words(config.seed, copy),
+            batch_size=batch_size,
             cache_key=cache_key,
             on_progress=transfer.on_progress,
             stop_requested=transfer.stop_requested,
@@ -295,9 +313,12 @@ def _used(splits: Splits) -> NDArray[np.int64]:
     return np.sort(np.concatenate([splits.train, splits.validation, splits.test]))
 
 
-def _fits_in_memory(frozen: nn.Module, transfer: Transfer) -> bool:
+def _keeps_features(frozen: nn.Module, transfer: Transfer) -> bool:
+    """Return whether the features at the cut are kept for all epochs; under a memory limit they are not planned for."""
     config = transfer.config
+    if transfer.compute.memory is not None:
+        return False
     with torch.inference_mode():
         values: Tensor = frozen(torch.zeros(1, *transfer.images.shape, device=transfer.device))
     images = len(_used(transfer.splits)) * (1 + (config.augmented_copies if config.augment else 0))
-    return 4 * values.numel() * images < MEMORY_SHARE * psutil.virtual_memory().available
+    return 4 * values.numel() * images <= MAX_CUT_BYTES

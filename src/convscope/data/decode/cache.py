@@ -122,7 +122,8 @@ def save_cache(config: DataConfig, decoded: DecodeCache) -> None:
 def _cache_key(config: DataConfig) -> str:
     """Return a hash of the source and of the way its images are decoded; raises OSError where either is unknown."""
     source = str(Path(config.source).resolve())
-    parts = (source, resizing_of(config), config.max_pixels, config.allow_truncated, decoder_version())
+    chosen = None if config.per_class is None else (config.per_class, config.split_seed)
+    parts = (source, resizing_of(config), config.max_pixels, config.allow_truncated, chosen, decoder_version())
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from convscope.data.decode.files import MAX_FILE_BYTES, Entry, map_entries, unreadable
+from convscope.data.decode.files import BATCH_ENTRIES, MAX_FILE_BYTES, Entry, map_entries, unreadable
 from convscope.data.decode.pillow import DecodedImage, decode_image, quiet_pillow
 from convscope.data.decode.resize import Resizing, default_size, from_pillow, resize_pillow
 from convscope.data.decode.turns import one_image
@@ -43,7 +43,12 @@ def decode_rgb(content: bytes, name: str, *, max_pixels: int, allow_truncated: b
 
 
 def decode_many(
-    entries: Iterable[Entry], resizing: Resizing, *, max_pixels: int, allow_truncated: bool = False
+    entries: Iterable[Entry],
+    resizing: Resizing,
+    *,
+    max_pixels: int,
+    allow_truncated: bool = False,
+    at_once: int = BATCH_ENTRIES,
 ) -> Iterator[tuple[str, Decoded | Skipped]]:
     """Yield (name, resized image or why there is none) of each entry in order, as `map_images`.
 
@@ -51,7 +56,7 @@ def decode_many(
     DEFAULT_IMAGE_SIZE.
     """
     resize = partial(_resize, resizing=resizing)
-    return map_images(entries, resize, max_pixels=max_pixels, allow_truncated=allow_truncated)
+    return map_images(entries, resize, max_pixels=max_pixels, allow_truncated=allow_truncated, at_once=at_once)
 
 
 def map_images(
@@ -60,10 +65,11 @@ def map_images(
     *,
     max_pixels: int,
     allow_truncated: bool = False,
+    at_once: int = BATCH_ENTRIES,
 ) -> Iterator[tuple[str, T | Skipped]]:
     """Yield (name, function(image) or why there is no image) of each entry in order, computed in parallel.
 
-    At most a few batches of entries are in memory at any time. Limits as `decode_image`.
+    At most a few batches of `at_once` entries are in memory at any time. Limits as `decode_image`.
     """
 
     def work(batch: list[Entry]) -> list[tuple[str, T | Skipped]]:
@@ -75,7 +81,7 @@ def map_images(
             found = load_entry(entry, max_pixels, allow_truncated)
             return found if isinstance(found, Skipped) else function(found)
 
-    return map_entries(entries, work)
+    return map_entries(entries, work, batch_size=at_once)
 
 
 def load_entry(entry: Entry, max_pixels: int, allow_truncated: bool) -> DecodedImage | Skipped:

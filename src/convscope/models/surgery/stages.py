@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from convscope.errors import UsageError, unknown_name
-from convscope.models.eval_mode import eval_mode
+from convscope.models.eval_mode import batch_norms, eval_mode
 from convscope.models.spec import InputShape
 from convscope.models.surgery.head import split_backbone
 from convscope.torch_internals import OperationMode
@@ -57,9 +57,8 @@ class KeepsStatistics(nn.Sequential):
     def train(self, mode: bool = True) -> Self:
         """Put all but the batch norms into this mode."""
         super().train(mode)
-        for module in self.modules():
-            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
-                module.eval()
+        for norm in batch_norms(self):
+            norm.eval()
         return self
 
 
