@@ -137,6 +137,25 @@ def test_backslashes_in_a_zip_divide_folders(tmp_path: Path) -> None:
     assert images.ids == ("cat/1.png", "cat/2.png", "dog/1.png")
 
 
+def test_names_in_utf_8_need_no_flag(tmp_path: Path) -> None:
+    content = make_zip([(name.replace("cat", "\u00c9\u00c9\u00c9"), data) for name, data in two_classes()])
+    content = content.replace("\u00c9\u00c9\u00c9".encode(), "cafe\u0301".encode())
+    plain = bytearray(content)
+    for magic, at in ((b"PK\3\4", 7), (b"PK\1\2", 9)):
+        start = -1
+        while (start := plain.find(magic, start + 1)) >= 0:
+            plain[start + at] &= ~8
+    assert load(bytes(plain), tmp_path).class_names == ("cafe\u0301", "dog")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_folders_that_convscope_wrote_are_no_classes(kind: str, tmp_path: Path) -> None:
+    written = [("runs/x-1/run.json", b"{}"), ("runs/x-1/split.csv", b"a"), ("runs/x-1/1.png", image(9))]
+    images = load(make(kind, [*two_classes(), *written]), tmp_path)
+    assert images.class_names == ("cat", "dog")
+    assert reasons(images)["runs/x-1/1.png"] == "belongs to no class"
+
+
 # ---------------------------------------------------------------- members that are skipped
 
 

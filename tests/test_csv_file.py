@@ -54,6 +54,8 @@ def test_a_csv_gives_what_its_folder_gives(tmp_path: Path) -> None:
         pytest.param(ROWS.replace("\n", "\r\n").encode(), "a.csv", id="windows-lines"),
         pytest.param(ROWS.replace(",", ";").encode(), "a.csv", id="semicolons"),
         pytest.param(ROWS.replace(",", "\t").encode(), "a.tsv", id="tabs"),
+        pytest.param(ROWS.replace("\n", "\r").encode(), "a.csv", id="cr-lines"),
+        pytest.param(b"sep=;\r\n" + ROWS.replace(",", ";").encode(), "a.csv", id="sep-line"),
         pytest.param(ROWS.strip().encode(), "a.csv", id="no-last-line-end"),
         pytest.param(ROWS.replace("\n", "\n\n").encode(), "a.csv", id="empty-lines"),
         pytest.param(
@@ -87,6 +89,14 @@ def test_split_words_are_those_of_split_folders_and_may_be_empty(tmp_path: Path)
     assert load(tmp_path, text).source_splits == ("train", "validation", "")
 
 
+def test_a_column_like_split_is_used_or_noted(tmp_path: Path) -> None:
+    text = "path,label,{}\ncat/1.png,cat,{}\ncat/2.png,cat,{}\ndog/1.png,dog,{}\n"
+    images = load(tmp_path, text.format("set", "train", "test_set", "train"))
+    assert (images.source_splits, images.notes[0]) == (("train", "test", "train"), "column 'set' gives the splits")
+    images = load(tmp_path, text.format("fold", 1, 2, 2))
+    assert (set(images.source_splits), "column 'fold' (1, 2) was not used" in images.notes[0]) == ({""}, True)
+
+
 def test_rows_without_an_image_are_skipped(tmp_path: Path) -> None:
     make_tree(tmp_path, {"pets/notes.jpg": b"dear diary"})
     text = ROWS + (
@@ -116,6 +126,7 @@ def test_rows_without_an_image_are_skipped(tmp_path: Path) -> None:
         pytest.param("", "no column 'path' and no column 'label'", id="empty"),
         pytest.param("file,class\na.png,cat\n", "first line is 'file,class'.*path,label,split", id="other-columns"),
         pytest.param("cat/1.png,cat\n", "first line is 'cat/1.png,cat'", id="no-header"),
+        pytest.param("x" * 200_000, "line 1: not a row of a CSV", id="long-line"),
         pytest.param("path,kind\na.png,cat\n", "has no column 'label'; its first line", id="no-label"),
         pytest.param(
             "path,label,split\ncat/1.png,cat,trian\n", "line 2: unknown split 'trian'; expected train", id="split"

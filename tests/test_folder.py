@@ -18,7 +18,7 @@ from PIL import Image
 from convscope.config import DataConfig
 from convscope.data.dataset import ImageSet
 from convscope.data.load import load_images
-from convscope.errors import DataError
+from convscope.errors import DataError, UsageError
 from convscope.progress import Progress
 from tests.support import image, make_tree
 
@@ -118,6 +118,58 @@ def test_an_untrainable_folder_is_an_error_that_shows_the_layout(
     with pytest.raises(DataError, match=message) as caught:
         load(make_tree(tmp_path, dict.fromkeys(files, image())))
     assert "expected class/image.jpg" in str(caught.value) or "rename" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        "seg_train/seg_train/{a,b}/1 seg_test/seg_test/{a,b}/1 seg_pred/seg_pred/1",
+        "training_set/{a,b}/1 test_set/{a,b}/1 single_prediction/1",
+        "w/TRAIN/train/{a,b}/1 w/Test/{a,b}/1",
+        "train/images/{a,b}/1 test/images/{a,b}/1",
+        "{a,b}/train/1 {a,b}/test/1",
+    ],
+)
+def test_folders_that_hold_splits_are_no_classes(tmp_path: Path, files: str) -> None:
+    names = [each.replace("{a,b}", k) for each in files.split() for k in ("ab" if "{" in each else "a")]
+    images = load(make_tree(tmp_path, dict.fromkeys(names, image())))
+    assert images.class_names == ("a", "b")
+    assert sorted(images.source_splits) == ["test"] * 2 + ["train"] * 2
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (["fold1/a/1", "fold1/b/1", "fold2/a/1", "fold2/b/1"], r"fold1, fold2 hold no images.*\(a, b\).*path,label"),
+        (["a/1", "b/1", "copy/a/1", "copy/b/1"], "the folder copy holds folders of the same names"),
+    ],
+)
+def test_other_folders_of_the_same_folders_are_refused(tmp_path: Path, files: list[str], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        load(make_tree(tmp_path, dict.fromkeys(files, image())))
+
+
+def test_folders_that_convscope_wrote_are_never_data(tmp_path: Path) -> None:
+    written = dict.fromkeys(
+        ["runs/x-1/run.json", "runs/x-1/split.csv", "health-x/health.json", "health-x/health.html"], b""
+    )
+    images = load(make_tree(tmp_path, two_classes(**written)))
+    assert (images.class_names, images.skipped, images.ignored) == (("cat", "dog"), (), 4)
+    with pytest.raises(UsageError, match=r"that convscope wrote, not data.*--resume"):
+        load(tmp_path / "runs/x-1")
+
+
+def test_numbers_in_class_names_are_sorted_by_value(tmp_path: Path) -> None:
+    images = load(make_tree(tmp_path, {f"{name}/1.png": image() for name in ("10", "2", "1", "a10", "a9")}))
+    assert images.class_names == ("1", "2", "10", "a9", "a10")
+    assert images.with_class_order(("10", "2", "1", "a10", "a9")).labels.tolist() == [2, 0, 1, 3, 4]
+
+
+def test_a_folder_with_the_name_of_a_data_set_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_tree(tmp_path / "digits", two_classes())
+    monkeypatch.chdir(tmp_path)
+    assert "./digits" in load_images(DataConfig(source="digits")).notes[0]
+    assert load_images(DataConfig(source="./digits")).class_names == ("cat", "dog")
 
 
 def test_images_are_resized_as_configured(tmp_path: Path) -> None:

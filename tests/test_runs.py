@@ -384,3 +384,9 @@ def test_runs_lists_what_it_cannot_read(tmp_path: Path, capsys: pytest.CaptureFi
     rows = {Path(row["run"]).name: row for row in json.loads(out)["runs"]}
     assert set(rows) == {"old", "damaged", "cut"}
     assert all(row["error"] and row["accuracy"] is None for row in rows.values())
+
+
+def test_a_byte_of_a_path_that_does_not_decode_comes_back(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"source": "b\udcffd/\u00e9"})
+    (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert read_json(tmp_path / "a.json") == {"source": "b\udcffd/\u00e9"}

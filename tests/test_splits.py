@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 
 import numpy as np
@@ -12,9 +13,11 @@ from hypothesis import strategies as st
 from convscope.config import DataConfig
 from convscope.data.dataset import ImageSet
 from convscope.data.duplicates import find_duplicates
-from convscope.data.splits import Splits, make_splits
+from convscope.data.load import load_images
+from convscope.data.splits import Splits, make_splits, recorded_splits
 from convscope.errors import DataError
-from tests.support import make_image_set
+from convscope.storage.files import csv_bytes
+from tests.support import make_image_set, smooth
 
 
 def make(images: ImageSet, shares: tuple[float, float, float] | None = None, seed: int = 0) -> Splits:
@@ -94,3 +97,47 @@ def test_split_csv_names_every_image_once() -> None:
     assert [row[0] for row in rows] == list(images.ids)
     assert {row[2] for row in rows} == {"train", "validation", "test"}
     assert rows[0][1] == "class 0"
+
+
+def scene(frames: int, others: int, seed: int = 0) -> ImageSet:
+    """Return two classes of 60 images: other photos, and frames of one scene with a few other photos."""
+    rng = np.random.default_rng(seed)
+    photos = [smooth(32, 32, k) for k in range(60 + others)]
+    one = smooth(32, 32, 999).astype(int)
+    taken = [np.clip(one + rng.integers(-8, 9, one.shape), 0, 255).astype(np.uint8) for _ in range(frames)]
+    pixels = np.stack([*photos, *taken])
+    labels = np.repeat([0, 1], [60, others + frames])
+    ids = tuple(map(str, range(len(pixels))))
+    return ImageSet("made", pixels, labels, ("a", "b"), ids, ("",) * len(ids))
+
+
+def test_groups_are_placed_by_size() -> None:
+    images = scene(57, 3)
+    for seed in range(4):
+        splits = make(images, seed=seed)
+        assert (images.labels[splits.train] == 1).sum() == 57
+        assert len(splits.leaked("test")) == 0
+        assert any("class 'b': 57 of 60 images are in the training split; 70% were wanted" in n for n in splits.notes)
+        again = recorded_splits(images, {row[0]: row[2] for row in splits.rows(images)}, DataConfig(source="made"))
+        assert all(np.array_equal(a, b) for (_, a), (_, b) in zip(splits.items(), again.items(), strict=True))
+
+
+def test_a_fixed_camera_has_no_near_duplicates_unless_asked() -> None:
+    images = scene(60, 0)
+    images = replace(images, labels=np.arange(120) % 2, images=np.concatenate([images.images[60:]] * 2))
+    rng = np.random.default_rng(1)
+    images = replace(images, images=images.images ^ rng.integers(0, 2, images.images.shape, dtype=np.uint8))
+    splits = make(images)
+    assert [np.bincount(images.labels[rows]).tolist() for _, rows in splits.items()] == [[42, 42], [9, 9], [9, 9]]
+    assert any("cannot be told apart here: 120 of 120" in note for note in splits.notes)
+    with pytest.raises(DataError, match="--near-duplicates keep"):
+        make_splits(images, DataConfig(source="made", near_duplicates="group"))
+    kept = make_splits(images, DataConfig(source="made", near_duplicates="keep"))
+    assert np.array_equal(kept.train, splits.train)
+
+
+@pytest.mark.parametrize(("name", "digest"), [("digits", "5a7b8ebe91952851"), ("mnist5k", "15a927c554c93390")])
+def test_the_splits_of_named_sets_stay(name: str, digest: str) -> None:
+    images = load_images(DataConfig(source=name))
+    rows = csv_bytes(("image", "label", "split"), make_splits(images, DataConfig(source=name)).rows(images))
+    assert hashlib.sha256(rows).hexdigest()[:16] == digest

@@ -274,7 +274,7 @@ def test_features_that_are_not_kept_change_nothing_that_is_learned(tmp_path: Pat
 def test_a_checkpoint_of_another_network_is_refused_in_words(tmp_path: Path) -> None:
     config = TrainConfig(freeze=True, epochs=2, unfreeze_at=1, unfreeze=("4",), batch_size=16)
     fit(new_network(), sources(), config, tmp_path / "run")
-    with pytest.raises(RunError, match="is of another network"):
+    with pytest.raises(RunError, match="is not of this run"):
         fit(new_network(), sources(), replace(config, unfreeze=("5",)), tmp_path / "run", resume=True)
 
 

@@ -20,6 +20,7 @@ ClassWeights = Literal["none", "balanced"]
 Augmentation = Literal["flip", "crop", "rotate", "zoom", "color", "erase", "mixup"]
 Resize = Literal["crop", "squash"]
 Interpolation = Literal["bilinear", "bicubic", "lanczos"]
+NearDuplicates = Literal["auto", "group", "keep"]
 HeadKind = Literal["linear", "square-root", "flatten"]
 NormalizeBy = Literal["data", "0.5"]
 Precision = Literal["float32", "bfloat16", "auto"]
@@ -80,6 +81,9 @@ class DataConfig:
     )
     split: tuple[float, float, float] | None = option(None, "Train/validation/test percentages, e.g. 70/15/15.", DATA)
     split_seed: int = option(0, "Seed of the random split.", DATA)
+    near_duplicates: NearDuplicates = option(
+        "auto", "Near duplicates: group in one split, keep apart, or auto (by the data).", DATA
+    )
     drop_empty: bool = option(False, "Leave out classes without usable images.", DATA)
     allow_truncated: bool = option(False, "Accept truncated image files.", DATA)
     max_pixels: int = option(MAX_PIXELS, "Largest image to accept, in pixels.", DATA, least=1)

@@ -43,11 +43,15 @@ def check(
     repeated = sum(map(len, health.equal_groups())) - len(health.equal_groups())
     lines = [
         ("found", f"{health.found:,} = {accepted:,} accepted + {skipped:,} skipped{ignored}"),
-        ("classes", f"{shown} and {len(counts) - 10} more" if len(counts) > 10 else shown or "none"),
+        (
+            "classes",
+            f"{len(counts):,}: {shown}{f' and {len(counts) - 10} more' * (len(counts) > 10)}" if counts else "none",
+        ),
         ("duplicates", f"{repeated:,} images repeat another one pixel by pixel; {near}"),
         ("conflicts", f"{len(health.conflicts()):,} images are in more than one class"),
         ("leaks", f"{len(health.leaks()):,} images are in more than one split of the source"),
     ]
+    lines += [("note", note) for note in health.notes]
     if health.problem:
         lines.append(("problem", health.problem))
     if out is not None:

@@ -89,6 +89,14 @@ class ImageSet:
         """Return a hash of the pixels of each image, uint64 [N]."""
         return pixel_digests(self.images)
 
+    def with_class_order(self, class_names: Sequence[str]) -> ImageSet:
+        """Return the set with its classes in this order; unchanged if these are not its classes."""
+        if sorted(class_names) != sorted(self.class_names) or tuple(class_names) == self.class_names:
+            return self
+        place = {name: number for number, name in enumerate(class_names)}
+        numbers = np.array([place[name] for name in self.class_names], np.int64)
+        return replace(self, labels=numbers[self.labels], class_names=tuple(class_names))
+
     def take(self, indices: NDArray[np.int64]) -> ImageSet:
         """Return the set of these images only, in this order."""
         return replace(

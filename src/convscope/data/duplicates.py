@@ -8,8 +8,9 @@ Measured: among 2.9 million pairs of the 2,398 usable cats and dogs one pair pas
 0.88. Among 8.3 million pairs of the 4,064 flowers 21 pass, each one image or one burst; the most similar pair of
 different images has 0.945.
 
-Where distinct images are too similar, near duplicates cannot be recognized and none are reported: below LEAST_PX, and
-where pairs just below NEAR are many times more frequent than pairs above it (digits, even when enlarged).
+Where distinct images are too similar, near duplicates cannot be recognized and none are reported: below LEAST_PX;
+where pairs just below NEAR are many times more frequent than pairs above it (digits, even when enlarged); and where
+most images look the same whatever their class, or all of a class do (a fixed camera).
 """
 
 from collections.abc import Hashable, Iterable
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from convscope.config import NearDuplicates
 from convscope.cpu import map_slices
 from convscope.data.dataset import pixel_digests
 from convscope.data.decode.resize import to_pillow
@@ -33,6 +35,9 @@ BELOW_NEAR = 0.94
 MANY_TIMES = 3.0
 FEW_PAIRS = 30
 """With more than FEW_PAIRS pairs from BELOW_NEAR to NEAR, and MANY_TIMES as many as above, NEAR decides nothing."""
+
+GIANT = 10
+"""Least images of a group that is too large to be one image, and of a class that is one group."""
 
 _SIDE = 16
 _AXES = 24
@@ -63,12 +68,22 @@ class Duplicates:
     unclear: str = ""
 
 
-def find_duplicates(images: NDArray[np.uint8], digests: NDArray[np.uint64] | None = None) -> Duplicates:
-    """Return the duplicates among images of one size, uint8 [N, H, W, C]; None computes their digests."""
+def find_duplicates(
+    images: NDArray[np.uint8],
+    digests: NDArray[np.uint64] | None = None,
+    labels: NDArray[np.int64] | None = None,
+    near: NearDuplicates = "auto",
+) -> Duplicates:
+    """Return the duplicates among images of one size, uint8 [N, H, W, C]; None computes their digests.
+
+    Labels and `near` as in `group_duplicates`.
+    """
     equal = equal_groups((pixel_digests(images) if digests is None else digests).tolist())
+    if near == "keep":
+        return Duplicates(equal, equal, *NO_PAIRS, unclear="near duplicates were not searched (--near-duplicates keep)")
     if min(images.shape[1:3]) < LEAST_PX:
         return group_duplicates(equal, None)
-    return group_duplicates(equal, _sign(images, np.unique(equal)))
+    return group_duplicates(equal, _sign(images, np.unique(equal)), labels, near)
 
 
 def find_known(
@@ -111,10 +126,16 @@ def signature_of(image: NDArray[np.uint8]) -> Floats:
     return np.asarray(small.ravel() / length, np.float32)
 
 
-def group_duplicates(equal: NDArray[np.int64], signatures: Floats | None) -> Duplicates:
+def group_duplicates(
+    equal: NDArray[np.int64],
+    signatures: Floats | None,
+    labels: NDArray[np.int64] | None = None,
+    near: NearDuplicates = "auto",
+) -> Duplicates:
     """Return the duplicates among images, given which are equal and their signatures, float32 [N, F].
 
-    Without signatures the images are too small for near duplicates.
+    Without signatures the images are too small for near duplicates. With "group" similar images are near duplicates
+    even where distinct images seem to be as similar; auto decides by the data and the labels, int64 [N].
     """
     if signatures is None:
         why = f"near duplicates are not searched among images below {LEAST_PX} px"
@@ -123,12 +144,37 @@ def group_duplicates(equal: NDArray[np.int64], signatures: Floats | None) -> Dup
     for some in (distinct[:: -(-len(distinct) // _SAMPLE)], distinct):  # a sample usually suffices to stop early
         pairs, correlation = _similar_pairs(signatures[some], BELOW_NEAR)
         is_near = correlation >= NEAR
-        if (~is_near).sum() > max(FEW_PAIRS, MANY_TIMES * is_near.sum()):
-            why = "near duplicates cannot be recognized here: distinct images are as similar as they would be"
+        why = (
+            "" if near == "group" else _why_unclear(len(some), pairs, is_near, None if labels is None else labels[some])
+        )
+        if why:
             return Duplicates(equal, equal, *NO_PAIRS, unclear=why)
     order = np.flatnonzero(is_near)[np.argsort(-correlation[is_near], kind="stable")]
-    near = distinct[pairs[order]]
-    return Duplicates(equal, _connected(equal, near) if len(near) else equal, near, correlation[order])
+    found = distinct[pairs[order]]
+    return Duplicates(equal, _connected(equal, found) if len(found) else equal, found, correlation[order])
+
+
+def _why_unclear(n: int, pairs: NDArray[np.int64], is_near: NDArray[np.bool_], labels: NDArray[np.int64] | None) -> str:
+    """Return why the near pairs among n distinct images do not tell what is one image; "" where they do."""
+    if (~is_near).sum() > max(FEW_PAIRS, MANY_TIMES * is_near.sum()):
+        return "near duplicates cannot be recognized here: distinct images are as similar as they would be"
+    if is_near.sum() < GIANT - 1:
+        return ""
+    groups = _connected(np.arange(n), pairs[is_near])
+    classes = np.zeros(n, np.int64) if labels is None else labels
+    sizes = np.bincount(groups)
+    largest = groups == sizes.argmax()
+    if sizes.max() >= max(GIANT, n / 2) and (labels is None or len(np.unique(classes[largest])) > 1):
+        found = f"{sizes.max():,} of {n:,} distinct images look alike, across classes"
+    elif alike := [k for k in np.unique(classes) if _is_one_group(groups[classes == k])]:
+        found = f"all images of {len(alike)} of {len(np.unique(classes))} classes look like one another"
+    else:
+        return ""
+    return f"near duplicates cannot be told apart here: {found}, as a fixed camera's do"
+
+
+def _is_one_group(groups: NDArray[np.int64]) -> bool:
+    return len(groups) >= GIANT and bool((groups == groups[0]).all())
 
 
 def members_of(groups: NDArray[np.int64]) -> list[NDArray[np.int64]]:

@@ -24,10 +24,10 @@ from convscope.data.duplicates import (
     members_of,
     signature_of,
 )
-from convscope.data.load import DATASETS, existing_path
+from convscope.data.load import DATASETS, existing_path, same_name_notes
 from convscope.data.names import printable
 from convscope.data.sources.image_files import ImageFiles, open_image_files
-from convscope.data.sources.labels import check_classes
+from convscope.data.sources.labels import check_classes, natural_order
 from convscope.errors import DataError
 from convscope.progress import OnProgress, Progress, ignore_progress
 from convscope.results.prediction import Skipped
@@ -127,32 +127,32 @@ def check_health(config: DataConfig, on_progress: OnProgress = ignore_progress) 
         return _check_named(config, on_progress)
     with open_image_files(existing_path(config.source), Listing()) as files:
         found: dict[str, ImageStats] = {}
-        skipped: list[Skipped] = []
+        skipped: dict[str, Skipped] = {}
         verdicts = map_images(
             files.entries, file_stats, max_pixels=config.max_pixels, allow_truncated=config.allow_truncated
         )
         for number, (name, verdict) in enumerate(verdicts, start=1):
             if isinstance(verdict, Skipped):
-                skipped.append(verdict)
+                skipped[name] = verdict
             else:
                 found[name] = verdict
             if number % PROGRESS_STEP == 0:
                 on_progress(Progress("checking images", number, files.total))
         on_progress(Progress("checking images", len(found), len(found)))
-    return _health_of(files, found, [*files.listing.skipped, *skipped], drop_empty=config.drop_empty)
+    return _health_of(files, found, skipped, drop_empty=config.drop_empty)
 
 
 def _health_of(
-    files: ImageFiles, found: Mapping[str, ImageStats], skipped: list[Skipped], *, drop_empty: bool
+    files: ImageFiles, found: Mapping[str, ImageStats], refused: Mapping[str, Skipped], *, drop_empty: bool
 ) -> Health:
-    rule = files.label_rule(found)
+    rule = files.label_rule(found, refused)
     labels, without_label = rule.label_files(sorted(found, key=lambda name: name.split("/")))
     counts = Counter(labels.values())
     images = [
         CheckedImage(printable(name), printable(label.class_name), label.split, found[name])
         for name, label in labels.items()
     ]
-    skipped = sorted([*skipped, *without_label], key=lambda item: item.file)
+    skipped = sorted([*files.listing.skipped, *refused.values(), *without_label], key=lambda item: item.file)
     notes: list[str] = []
     problem = ""
     try:
@@ -165,7 +165,9 @@ def _health_of(
         images=tuple(images),
         skipped=tuple(skipped),
         ignored=files.listing.ignored,
-        class_names=tuple(map(printable, sorted({label.class_name for label in rule.labels | counts.keys()}))),
+        class_names=tuple(
+            map(printable, sorted({label.class_name for label in rule.labels | counts.keys()}, key=natural_order))
+        ),
         duplicates=_duplicates(images),
         notes=(*notes, *(f"{note} ({count:,})" for note, count in sorted(oddities.items()))),
         problem=problem,
@@ -179,7 +181,7 @@ def _check_named(config: DataConfig, on_progress: OnProgress) -> Health:
         CheckedImage(id_, images.class_names[label], split, image_stats(to_pillow(pixels)))
         for pixels, label, id_, split in facts
     ]
-    duplicates, notes = _duplicates(checked), images.notes
+    duplicates, notes = _duplicates(checked), (*images.notes, *same_name_notes(config.source))
     return Health(images.name, tuple(checked), images.skipped, images.ignored, images.class_names, duplicates, notes)
 
 
@@ -188,9 +190,10 @@ def _duplicates(images: Sequence[CheckedImage]) -> Duplicates:
     found = {row: each.stats.signature for row, each in enumerate(images) if each.stats.signature is not None}
     if not found:
         return group_duplicates(equal, None)
+    labels = np.unique([each.label for each in images], return_inverse=True)[1]
     signatures = np.zeros((len(images), len(next(iter(found.values())))), np.float32)
     signatures[list(found)] = list(found.values())
-    return group_duplicates(equal, signatures)
+    return group_duplicates(equal, signatures, labels)
 
 
 def file_stats(found: DecodedImage) -> ImageStats:

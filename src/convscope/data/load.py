@@ -1,5 +1,6 @@
 """The table of named data sets, and loading of a named or the user's own data set."""
 
+import shlex
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -11,7 +12,7 @@ from convscope.data.dataset import ImageSet
 from convscope.data.decode.cache import load_cache
 from convscope.data.decode.files import Listing
 from convscope.data.decode.resize import resize_image, resizing_of
-from convscope.data.names import missing_path
+from convscope.data.names import is_written, missing_path
 from convscope.data.sources.build import Limit, build_dataset
 from convscope.data.sources.image_files import open_image_files
 from convscope.errors import UsageError, unknown_name
@@ -69,20 +70,33 @@ def load_images(
         limit: of the memory in which the files of a folder, archive or CSV are decoded.
 
     Raises:
-        UsageError: the name is unknown and no such folder or file exists.
+        UsageError: the name is unknown and no such folder or file exists, or convscope wrote that folder.
         NoLabels: there are images, but none of a class.
         DataError: the files are missing, broken or hold nothing usable.
     """
     if config.source in DATASETS:
-        return _resize(_limit(DATASETS[config.source].load(config, on_progress), config), config)
+        images = _resize(_limit(DATASETS[config.source].load(config, on_progress), config), config)
+        return replace(images, notes=(*images.notes, *same_name_notes(config.source)))
     path, cache = existing_path(config.source), load_cache(config)
     with open_image_files(path, Listing(), cache) as files:
         return build_dataset(files, config, cache, on_progress, to_train=to_train, limit=limit)
 
 
+def same_name_notes(source: str) -> list[str]:
+    """Return a note on a folder or file here that has the name of a data set, and so is not used."""
+    if not Path(source).exists():
+        return []
+    return [f"{source} is the data set of this name, not the folder or file {source} here; that one is ./{source}"]
+
+
 def existing_path(source: str) -> Path:
-    """Return the path of a folder, archive or CSV; raises UsageError if there is none."""
+    """Return the path of a folder, archive or CSV; raises UsageError if there is none, or if convscope wrote it."""
     path = Path(source)
+    if path.is_dir() and is_written([each.name for each in path.iterdir()]):
+        further = (
+            f"; `convscope train --resume {shlex.quote(source)}` goes on with a run" * (path / "run.json").is_file()
+        )
+        raise UsageError(f"{source} is a folder that convscope wrote, not data; give the folder of images{further}")
     if path.is_dir() or path.is_file():
         return path
     if path.suffix or len(path.parts) > 1:

@@ -14,6 +14,7 @@ from convscope.config import (
     HeadKind,
     Interpolation,
     ModelConfig,
+    NearDuplicates,
     NormalizeBy,
     Optimizer,
     Option,
@@ -51,6 +52,7 @@ class Options(TypedDict, total=False):
     per_class: int | None
     split: tuple[float, float, float] | None
     split_seed: int | None
+    near_duplicates: NearDuplicates | None
     drop_empty: bool | None
     allow_truncated: bool | None
     max_pixels: int | None

@@ -167,7 +167,14 @@ def _write_results(
         peak_memory_bytes=peak_memory_bytes(prepared.device),
         fraction_of_peak_flops=None if config.frozen else _fraction_of_peak(prepared, trained),
         split_sha256=recorded["split_sha256"],
-        notes=(*warnings, *_data_notes(images), *recorded.get("resumed", []), *trained.notes, *remarks),
+        notes=(
+            *warnings,
+            *recorded["data"]["notes"],
+            *_data_notes(images),
+            *recorded.get("resumed", []),
+            *trained.notes,
+            *remarks,
+        ),
     )
     write_evaluation(run, predictions, result)
     calibration = calibrate(

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from convscope.config import RunConfig
 from convscope.data.dataset import ImageSet
 from convscope.data.load import DATASETS, load_images
-from convscope.data.splits import Splits, make_splits
+from convscope.data.splits import Splits, recorded_splits
 from convscope.errors import DataError, ResumeMismatch, command
 from convscope.progress import OnProgress
 from convscope.run.configure import data_source
@@ -41,7 +41,7 @@ def load_run_data(
             f"{what} {run} was trained on{' it' if moved_to is None else ''}{describe_change(run, images)}; "
             f"to evaluate on the new images, name them: {command('evaluate', run, place)}"
         )
-    return images, make_splits(images, config.data)
+    return images, read_splits(run, images, config)
 
 
 def move_data(run: Path, config: RunConfig, place: str | Path) -> RunConfig:
@@ -69,12 +69,22 @@ def check_there(run: Path, config: RunConfig, *verb: str) -> None:
 
 
 def as_recorded(run: Path, images: ImageSet) -> ImageSet:
-    """Return the images of a run with the ids it knows them by, where only these differ: a folder became an archive."""
+    """Return the images of a run with the ids it knows them by, where only these differ: a folder became an archive.
+
+    The classes have the order that they had then.
+    """
+    images = images.with_class_order(read_start(run)["class_names"])
     if images.fingerprint == read_start(run)["data"]["fingerprint"]:
         return images
     ids = tuple(row["image"] for row in read_csv(run / "split.csv"))
     renamed = replace(images, ids=ids) if len(ids) == len(images) else images
     return renamed if renamed.fingerprint == read_start(run)["data"]["fingerprint"] else images
+
+
+def read_splits(run: Path, images: ImageSet, config: RunConfig) -> Splits:
+    """Return the splits that a run recorded; other images than its own are split again."""
+    split_of = {row["image"]: row["split"] for row in read_csv(run / "split.csv")}
+    return recorded_splits(images, split_of, config.data)
 
 
 def recorded_digests(run: Path) -> dict[str, NDArray[np.uint64]]:

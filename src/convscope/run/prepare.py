@@ -1,6 +1,7 @@
 """The first half of a run: data, splits, network and device."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from convscope.config import RunConfig
 from convscope.data.batches import Preprocessing, channel_statistics, make_preprocessing, make_resident
 from convscope.data.dataset import ImageSet
 from convscope.data.load import load_images
+from convscope.data.names import first_names
 from convscope.data.sources.build import Limit
 from convscope.data.splits import Splits, make_splits
 from convscope.device import (
@@ -27,7 +29,8 @@ from convscope.models import build_model, published_preprocessing
 from convscope.models.saved import channels_last
 from convscope.models.surgery.first_layer import whiten_first_layer
 from convscope.models.zoo.pretrained import fetch_weights
-from convscope.progress import OnProgress
+from convscope.progress import OnProgress, Progress
+from convscope.run.own_data import as_recorded, read_splits
 from convscope.seeds import derive_seed, permutation
 
 WHITENING_IMAGES = 2000
@@ -74,11 +77,14 @@ class Prepared:
         return "test" if len(self.splits.test) else "validation"
 
 
-def prepare(config: RunConfig, on_progress: OnProgress, *, images: ImageSet | None = None) -> Prepared:
+def prepare(
+    config: RunConfig, on_progress: OnProgress, *, images: ImageSet | None = None, run: Path | None = None
+) -> Prepared:
     """Read and split the data and build the network, with trained weights or the seed's random ones, on the device.
 
     Args:
         images: replace those that the configuration names.
+        run: one that is resumed; its images keep their splits, and its classes their order.
 
     Raises:
         UsageError, DataError, WeightsError: the options, data or weights cannot be used; nothing was written.
@@ -96,7 +102,13 @@ def prepare(config: RunConfig, on_progress: OnProgress, *, images: ImageSet | No
         if config.compute.memory is not None and device.type == "cpu":
             limit = Limit(config.compute.memory, memory_in_use_bytes(device))
         images = load_images(config.data, on_progress, limit=limit)
-    splits = make_splits(images, config.data)
+    if run is None:
+        splits = make_splits(images, config.data)
+    else:
+        images = as_recorded(run, images)
+        splits = read_splits(run, images, config)
+    classes = f"{images.num_classes} ({first_names(images.class_names)})"
+    on_progress(Progress("data", len(images), len(images), values={"images": f"{len(images):,}", "classes": classes}))
     if len(splits.test) == len(splits.validation) == 0:
         raise UsageError("no images to evaluate on; give the test or validation split a share, e.g. --split 80/0/20")
     torch.manual_seed(derive_seed(config.train.seed, "weights"))

@@ -10,7 +10,7 @@ from convscope.progress import OnProgress, Progress, ignore_progress
 from convscope.results.run import RunResult
 from convscope.run.finish import finish
 from convscope.run.fit_memory import fit_into_memory
-from convscope.run.own_data import as_recorded, check_there, move_data
+from convscope.run.own_data import check_there, move_data
 from convscope.run.prepare import prepare
 from convscope.run.record import check_same, note_resume, read_plan, write_plan, write_start
 from convscope.storage.run_folder import check_out, create_run_folder, locked, read_config
@@ -65,8 +65,7 @@ def resume_run(
     threads = config.compute.threads or read_start(run)["hardware"]["threads"]  # more or fewer would round differently
     config = replace(config, compute=replace(config.compute, threads=threads))
     with locked(run):
-        prepared = prepare(config, on_progress)
-        prepared = replace(prepared, images=as_recorded(run, prepared.images))
+        prepared = prepare(config, on_progress, run=run)
         check_same(run, prepared)
         if note := note_resume(run, prepared):
             on_progress(Progress(note, 0, None))

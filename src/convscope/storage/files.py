@@ -124,8 +124,9 @@ def array_content(array: NDArray[Any]) -> Stream:
 
 
 def write_json(path: Path, tree: Any) -> None:  # noqa: ANN401
-    """Write a JSON file. NaN is refused: it is not JSON."""
-    write_bytes(path, (json.dumps(tree, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode())
+    """Write a JSON file. NaN is refused: it is not JSON. A byte of a path that does not decode is escaped."""
+    text = json.dumps(tree, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

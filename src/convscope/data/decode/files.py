@@ -56,11 +56,13 @@ class Listing:
     """What a source holds besides files to decode; filled while the source is read.
 
     Folders are paths below the source, components divided by "/"; files that are never images are only counted.
+    Folders on disk that convscope wrote are not read.
     """
 
     folders: set[str] = field(default_factory=set)
     skipped: list[Skipped] = field(default_factory=list)
     ignored: int = 0
+    written: set[str] = field(default_factory=set)
 
 
 def map_entries(

@@ -24,8 +24,7 @@ from typing import IO, Any, Self, cast
 from convscope.data.decode.cache import DecodeCache
 from convscope.data.decode.files import MAX_FILE_BYTES, Entry, Listing, Stamp, stamp_of
 from convscope.data.decode.formats import sniff
-from convscope.data.names import is_ignored, printable
-from convscope.data.sources.labels import folders_above
+from convscope.data.names import folders_above, is_ignored, printable
 from convscope.errors import DataError, NoLabels
 from convscope.results.prediction import Skipped
 
@@ -181,7 +180,7 @@ def _check_directory(name: str, file: IO[bytes]) -> tuple[int, int]:
 def _zip_entries(archive: zipfile.ZipFile, listing: Listing, stamp: Stamp) -> Iterator[Entry]:
     seen: set[str] = set()
     for member in archive.infolist():
-        shown = member.filename.replace("\\", "/")  # some packers on Windows write backslashes
+        shown = _zip_name(member).replace("\\", "/")  # some packers on Windows write backslashes
         path = _admit(shown, _zip_kind(member), listing, seen)
         if path is None:
             continue
@@ -193,6 +192,16 @@ def _zip_entries(archive: zipfile.ZipFile, listing: Listing, stamp: Stamp) -> It
             listing.skipped.append(Skipped(printable(path), reason, "save it again as JPEG or PNG"))
         else:
             yield Entry(path, member.file_size, partial(_read_zip, archive, member), stamp)
+
+
+def _zip_name(member: zipfile.ZipInfo) -> str:
+    """Return the name of a member; packers on a Mac write UTF-8 without the flag that says so."""
+    if member.flag_bits & 0x800:
+        return member.filename
+    try:
+        return member.filename.encode("cp437").decode("utf-8")
+    except UnicodeError:
+        return member.filename
 
 
 def _zip_kind(member: zipfile.ZipInfo) -> str:

@@ -15,9 +15,9 @@ from convscope.data.decode.cache import DecodeCache, Key, save_cache
 from convscope.data.decode.decode import Decoded, decode_many
 from convscope.data.decode.files import BATCH_ENTRIES, Entry, Listing, Stamp, Unread
 from convscope.data.decode.resize import DEFAULT_IMAGE_SIZE, MAX_OWN_SIZE, Resizing, resize_image, resizing_of
-from convscope.data.names import printable
+from convscope.data.names import first_names, printable
 from convscope.data.sources.image_files import ImageFiles
-from convscope.data.sources.labels import check_classes, first_names
+from convscope.data.sources.labels import check_classes
 from convscope.data.sources.per_class import Verdicts, first_accepted, open_until_enough, rule_with
 from convscope.errors import UsageError
 from convscope.progress import OnProgress, Progress
@@ -67,7 +67,7 @@ def build_dataset(
     if not (isinstance(files.entries, list) and cache.is_of(files.entries)):
         cache = cache.drop_resized(config)
     accepted, refused, unopened = _open(files, config, _Decoder(config, cache, on_progress, limit))
-    rule = rule_with(files, {name: item for (name, _), item in accepted.items()}, unopened)
+    rule = rule_with(files, {name: item for (name, _), item in (*accepted.items(), *refused.items())}, unopened)
     labels, without_label = rule.label_files([name for name, _ in accepted])
     used = {(name, stamp): item for (name, stamp), item in accepted.items() if name in labels}
     skipped = sorted([*files.listing.skipped, *refused.values(), *without_label], key=lambda item: item.file)

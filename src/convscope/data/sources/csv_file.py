@@ -1,10 +1,13 @@
 """Images named in a CSV with the columns `path`, `label` and, optionally, `split`.
 
 - The first line names the columns, in any order, in capitals or not; other columns are ignored. Fields are divided by
-  commas, semicolons or tabs, and quoted as in RFC 4180.
+  commas, semicolons or tabs, or by what a line `sep=;` before it says, and quoted as in RFC 4180.
+- Without a column `split`, one called `set`, `subset`, `fold` or the like is taken for it if it holds split words, and
+  that is noted; so is one that is not used.
 - UTF-8 with or without a byte order mark, or UTF-16 with one.
 - Paths are relative to the folder of the CSV. Spaces around labels and split words are ignored.
-- Split words are those of split folders: train, val, test, ... An image with an empty one is assigned by convscope.
+- Split words are those of split folders: train, val, test, ..., or contain one (`test_set`). An image with an empty one
+  is assigned by convscope.
 - A row without path or label, a second row of one path and a missing file are skipped; the others are used.
 """
 
@@ -12,13 +15,15 @@ import codecs
 import csv
 import io
 import posixpath
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from convscope.data.decode.files import Entry, Listing
-from convscope.data.names import printable
+from convscope.data.names import first_names, printable
 from convscope.data.sources.folder import entry_of
-from convscope.data.sources.labels import SPLIT_OF_WORD, Label, LabelRule
+from convscope.data.sources.labels import Label, LabelRule
+from convscope.data.sources.layout import SPLIT_OF_WORD, split_named
 from convscope.errors import DataError
 from convscope.results.prediction import Skipped
 
@@ -26,6 +31,8 @@ MAX_CSV_BYTES = 256 * 2**20
 """Larger files are not read: some two million rows."""
 EXPECTED = "expected a CSV whose first line is path,label or path,label,split"
 
+_LIKE_SPLIT = ("set", "subset", "partition", "fold", "usage", "phase", "data set", "dataset", "part")
+"""Columns that may give the splits where none is called `split`."""
 _DELIMITERS = (",", ";", "\t")
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
@@ -44,7 +51,8 @@ def read_rows(path: Path, listing: Listing) -> tuple[list[Entry], LabelRule]:
     label_of: dict[str, Label] = {}
     class_named_by: dict[str, tuple[str, ...]] = {}
     entries = []
-    for line, spelled, split, class_name in _rows(path):
+    rows, notes = _read_rows(path)
+    for line, spelled, split, class_name in rows:
         name = posixpath.normpath(spelled) if spelled else ""
         label = Label(split, class_name)
         if not name:
@@ -65,7 +73,7 @@ def read_rows(path: Path, listing: Listing) -> tuple[list[Entry], LabelRule]:
             skipped = found
         listing.skipped.append(skipped)
     labels = frozenset(label_of.values())
-    rule = LabelRule(label_of.get, labels, lambda file: class_named_by.get(file, ()), False, EXPECTED)
+    rule = LabelRule(label_of.get, labels, lambda file: class_named_by.get(file, ()), False, EXPECTED, notes)
     return sorted(entries, key=lambda entry: entry.name), rule
 
 
@@ -84,46 +92,80 @@ def _find(folder: Path, spelled: str, name: str, line: int) -> Entry | Skipped:
     return missing if gone else found
 
 
-def _rows(path: Path) -> Iterator[tuple[int, str, str, str]]:
-    """Yield (number of its last line, path, split, class) of each row; raises DataError."""
+def _read_rows(path: Path) -> tuple[list[tuple[int, str, str, str]], tuple[str, ...]]:
+    """Return (number of its last line, path, split, class) of each row, and notes on columns; raises DataError."""
     name = printable(path.name)
-    text = _read_text(path)
+    text, skipped_lines, delimiters = _without_separator_line(_read_text(path))
+    lines_read = 1
     try:
-        header, delimiter = _find_header(name, text)
-        places = {column: header.index(column) for column in ("path", "label", "split") if column in header}
+        header, delimiter = _find_header(name, text, delimiters)
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-        next(reader)
-        for row in reader:
-            if not any(row):
-                continue
-            fields = {column: row[at] if at < len(row) else "" for column, at in places.items()}
-            word = fields.get("split", "").strip()
-            split = SPLIT_OF_WORD.get(word.lower())
-            if word and split is None:
-                raise DataError(
-                    f"{name}, line {reader.line_num}: unknown split {printable(word)!r}; expected "
-                    f"{', '.join(SPLIT_OF_WORD)}, or an empty field where convscope may choose"
-                )
-            yield reader.line_num, fields["path"], split or "", fields["label"].strip()
+        rows = []
+        while (row := next(reader, None)) is not None:
+            rows.append((reader.line_num + skipped_lines, row))
+            lines_read = reader.line_num + 1
     except csv.Error as error:
         raise DataError(
-            f"{name}, line {reader.line_num}: not a row of a CSV ({error}); put a field that contains a quotation mark "
-            'or a line break in quotation marks, and double those inside: "5"" disk.jpg"'
+            f"{name}, line {lines_read + skipped_lines}: not a row of a CSV ({error}); put a field that contains a "
+            'quotation mark or a line break in quotation marks, and double those inside: "5"" disk.jpg"'
         ) from error
+    rows = [(line, row) for line, row in rows[1:] if any(row)]
+
+    def column(wanted: str | None) -> list[str]:
+        at = header.index(wanted) if wanted in header else None
+        return ["" if at is None or at >= len(row) else row[at] for _, row in rows]
+
+    chosen, notes = _choose_split_column(header, column)
+    splits = []
+    for (line, _), word in zip(rows, column(chosen), strict=True):
+        split = split_named(word) if word.strip() else ""
+        if split is None:
+            raise DataError(
+                f"{name}, line {line}: unknown split {printable(word.strip())!r}; expected "
+                f"{', '.join(SPLIT_OF_WORD)}, or an empty field where convscope may choose"
+            )
+        splits.append(split)
+    lines, labels = [line for line, _ in rows], [label.strip() for label in column("label")]
+    return list(zip(lines, column("path"), splits, labels, strict=True)), notes
 
 
-def _find_header(name: str, text: str) -> tuple[list[str], str]:
+def _choose_split_column(header: list[str], column: Callable[[str], list[str]]) -> tuple[str | None, tuple[str, ...]]:
+    """Return the column that gives the splits, None if there is none, and notes where its name is not `split`."""
+    if "split" in header:
+        return "split", ()
+    chosen, notes = None, []
+    for name in (each for each in header if each in _LIKE_SPLIT):
+        words = sorted({word.strip() for word in column(name)} - {""})
+        if chosen is None and words and all(split_named(word) is not None for word in words):
+            chosen = name
+            notes.append(f"column {name!r} gives the splits")
+        elif words:
+            notes.append(
+                f"column {name!r} ({first_names(words[:3])}) was not used; splits are read from a column `split` "
+                "that says train, validation or test"
+            )
+    return chosen, tuple(notes)
+
+
+def _without_separator_line(text: str) -> tuple[str, int, tuple[str, ...]]:
+    """Return a text without a first line such as `sep=;`, as Excel writes it, how many lines that took, delimiters."""
+    found = re.match(r"""["']?sep=(.)["']?[ \t]*(\r\n|\r|\n)""", text, re.IGNORECASE)
+    return (text, 0, _DELIMITERS) if found is None else (text[found.end() :], 1, (found[1],))
+
+
+def _find_header(name: str, text: str, delimiters: Sequence[str]) -> tuple[list[str], str]:
     """Return the columns, in lower case, and the delimiter; raises DataError if `path` or `label` is missing."""
-    first = text.partition("\n")[0].rstrip("\r")
 
     def columns(delimiter: str) -> list[str]:
-        return [column.strip().lower() for column in next(csv.reader([first], delimiter=delimiter), [])]
+        first = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])
+        return [column.strip().lower() for column in first]
 
     needed = ("path", "label")
-    delimiter = max(_DELIMITERS, key=lambda each: sum(column in columns(each) for column in needed))
+    delimiter = max(delimiters, key=lambda each: sum(column in columns(each) for column in needed))
     header = columns(delimiter)
     missing = [repr(column) for column in needed if column not in header]
     if missing:
+        first = next(iter(text.splitlines()), "")
         raise DataError(
             f"{name} has no column {' and no column '.join(missing)}; its first line is {printable(first[:200])!r}. "
             f"{EXPECTED}"

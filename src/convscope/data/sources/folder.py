@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from convscope.data.decode.files import MAX_FILE_BYTES, Entry, Listing, stamp_of, unreadable
-from convscope.data.names import is_ignored, printable
+from convscope.data.names import is_ignored, is_written, printable
 from convscope.errors import DataError
 from convscope.results.prediction import Skipped
 from convscope.storage.files import read_limited
@@ -54,6 +54,10 @@ def _walk(root: Path, listing: Listing) -> Iterator[Entry]:
                 raise
             listing.folders.add(folder)
             listing.skipped.append(unreadable(folder, error))
+            continue
+        if folder and is_written({item.name for item in items}):
+            listing.written.add(folder)
+            listing.ignored += sum(map(_count_files, items))
             continue
         if folder:
             listing.folders.add(folder)

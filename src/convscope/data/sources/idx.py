@@ -70,7 +70,7 @@ FASHION_MNIST = IdxSource(
         "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
     ),
     subfolder="FashionMNIST/raw",
-    installed=(Path("/usr/share/dataset-fashion-mnist"),),
+    installed=(Path("/usr/share/datasets/fashion-mnist"),),
     mirrors=("https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",),
     md5={
         "train-images-idx3": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",

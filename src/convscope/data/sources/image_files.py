@@ -9,11 +9,12 @@ from pathlib import Path
 from convscope.data.decode.cache import DecodeCache
 from convscope.data.decode.files import MAX_FILE_BYTES, Entry, Listing, Stamp, unreadable
 from convscope.data.decode.formats import looks_packed
-from convscope.data.names import missing_path, printable
+from convscope.data.names import folders_above, missing_path, printable
 from convscope.data.sources.archive import is_zip, open_archive
 from convscope.data.sources.csv_file import is_csv, read_rows
 from convscope.data.sources.folder import list_folder
-from convscope.data.sources.labels import LabelRule, folder_label_rule, folders_above
+from convscope.data.sources.labels import Label, LabelRule, folder_label_rule
+from convscope.data.sources.layout import written_folders
 from convscope.errors import DataError, UsageError
 from convscope.results.prediction import Skipped
 from convscope.storage.files import read_limited
@@ -41,12 +42,23 @@ class ImageFiles:
         """Return the number of entries, None if it is not known before they are read."""
         return len(self.entries) if isinstance(self.entries, list) else None
 
-    def label_rule(self, images: Iterable[str]) -> LabelRule:
-        """Return how files get their labels, given the names of those that are images; all entries have been read."""
+    def label_rule(self, images: Iterable[str], others: Iterable[str]) -> LabelRule:
+        """Return how files get their labels, given the names of images and of others; all entries have been read."""
         if self.rule is not None:
             return self.rule
-        with_images = {name.rpartition("/")[0] for name in images}
-        return folder_label_rule(self.listing.folders.union(*map(folders_above, with_images)), with_images)
+        written = written_folders(others) | self.listing.written
+        folders_of_images = {name.rpartition("/")[0] for name in images}
+        with_images = {folder for folder in folders_of_images if written.isdisjoint(folders_above(folder))}
+        populated: set[str] = set().union(*map(folders_above, with_images))
+        hidden = {f for f in self.listing.folders if not written.isdisjoint(folders_above(f))}
+        hidden |= set().union(*map(folders_above, written)) - populated
+        rule = folder_label_rule((self.listing.folders - hidden) | populated, with_images)
+
+        def label_of(file: str) -> Label | None:
+            above = folders_above(file.rpartition("/")[0])
+            return rule.label_of(file) if written.isdisjoint(above) else None
+
+        return replace(rule, label_of=label_of) if written else rule
 
 
 @contextmanager

@@ -1,44 +1,28 @@
 """Split and class of each file, and whether the classes of a source can be trained on.
 
-A CSV names them; for a folder on disk and an archive the folders do, by one rule:
+A CSV names them; for a folder on disk and an archive the folders do, by the rule in layout.py.
 
-    class/...                                      every file below a class folder belongs to it, however deep
-    train|val|valid|validation|test/class/...      the same, with the splits that the source itself assigns
-
-- Wrapping folders are looked through: while a folder holds no image itself and exactly one folder, which again holds
-  folders only, that one is the root (`cifar10/train/cat/1.jpg`, `PetImages/Cat/1.jpg`).
-- A folder named like a split is one only if its images lie in sub-folders; `bus/1.jpg, car/1.jpg, train/1.jpg` are
-  three classes. `training` and `testing` are understood too, and capitals do not matter in these names.
 - Images directly in the root or in a split folder belong to no class; they are skipped.
-- Classes are sorted by name, images by path, so a folder and any archive of it give the same ImageSet.
+- Classes are sorted by name, numbers in it by value (2 before 10), images by path, so a folder and any archive of it
+  give the same ImageSet.
 - accepted + skipped = found, always; files that are never images are counted separately.
 """
 
+import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Collection, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from convscope.data.names import printable
+from convscope.data.names import first_names, printable
+from convscope.data.sources.layout import SPLIT_OF_WORD, find_layout
 from convscope.errors import DataError, NoLabels
 from convscope.results.prediction import Skipped
 
-SPLIT_OF_WORD = {
-    "train": "train",
-    "training": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-    "testing": "test",
-}
-"""Name of a split folder or word in a CSV, in lower case -> split."""
 EXPECTED_FOLDERS = "expected class/image.jpg, or train/class/image.jpg with validation and test beside train"
 NO_CLASS = "belongs to no class"
 """Why an image without a label is skipped."""
-SHOWN_NAMES = 10
-"""How many names a note or an error shows before it says "and n more"."""
 
 
 class Label(NamedTuple):
@@ -58,6 +42,8 @@ class LabelRule:
         classes_named_by: returns the classes, printable, that the printable path of a skipped file may belong to.
         classes_may_be_splits: whether folders taken for classes could have been meant as splits.
         expected: what a source of this kind looks like, for messages.
+        notes: what was understood from names, one printable line each.
+        problem: why these cannot be the classes; "" if they can.
     """
 
     label_of: Callable[[str], Label | None]
@@ -65,6 +51,8 @@ class LabelRule:
     classes_named_by: Callable[[str], Collection[str]]
     classes_may_be_splits: bool
     expected: str
+    notes: tuple[str, ...] = ()
+    problem: str = ""
 
     def label_files(self, names: Sequence[str]) -> tuple[dict[str, Label], list[Skipped]]:
         """Return the labels of images by their names, in this order, and the verdicts on those that have none."""
@@ -73,57 +61,34 @@ class LabelRule:
         return labels, [Skipped(printable(name), NO_CLASS, remedy) for name in names if name not in labels]
 
 
-def folder_label_rule(folders: Collection[str], with_images: Container[str]) -> LabelRule:
+def folder_label_rule(folders: Collection[str], with_images: Collection[str]) -> LabelRule:
     """Return the rule that labels files by their class folders.
 
     It takes all folders, with those above them, and which directly hold an accepted image ("": the source itself).
     """
-    root, has_splits = _find_root(folders, with_images)
-    prefix = f"{root}/" if root else ""
+    layout = find_layout(folders, with_images)
 
     def label_of(file: str) -> Label | None:
-        if not file.startswith(prefix):
-            return None
-        below = file.removeprefix(prefix).split("/")[:-1]
-        if not has_splits:
-            return Label("", below[0]) if below else None
-        split = SPLIT_OF_WORD.get(below[0].lower()) if len(below) >= 2 else None
-        return Label(split, below[1]) if split else None
+        found = layout.label_of(file)
+        return None if found is None else Label(*found)
 
     labels = (label_of(f"{folder}/") for folder in folders)
     return LabelRule(
         label_of=label_of,
         labels=frozenset(label for label in labels if label is not None),
         classes_named_by=lambda file: file.split("/"),
-        classes_may_be_splits=not has_splits,
+        classes_may_be_splits=set(layout.split_of.values()) == {""},
         expected=EXPECTED_FOLDERS,
+        notes=layout.notes,
+        problem=layout.problem,
     )
 
 
-def folders_above(folder: str) -> set[str]:
-    """Return a folder and all folders above it, without the source itself."""
-    parts = folder.split("/")
-    return {"/".join(parts[:depth]) for depth in range(1, len(parts) + 1)} - {""}
-
-
-def _find_root(folders: Collection[str], with_images: Container[str]) -> tuple[str, bool]:
-    """Return the folder above the class or split folders ("": the source itself), and whether these are splits."""
-    children: dict[str, list[str]] = defaultdict(list)
-    for folder in folders:
-        children[folder.rpartition("/")[0]].append(folder)
-
-    def is_split(folder: str) -> bool:
-        word = folder.rpartition("/")[2].lower()
-        return word in SPLIT_OF_WORD and folder not in with_images and bool(children[folder])
-
-    root = ""
-    while True:
-        below = list(children[root])
-        if any(map(is_split, below)):
-            return root, True
-        if root in with_images or len(below) != 1 or below[0] in with_images or not children[below[0]]:
-            return root, False
-        root = below[0]
+def natural_order(name: str) -> tuple[list[str | tuple[int, str]], str]:
+    """Return what names are sorted by: text as it is, numbers by value."""
+    parts = re.split("([0-9]+)", name)
+    numbers = [part.lstrip("0") for part in parts]
+    return [(len(numbers[i]), numbers[i]) if i % 2 else part for i, part in enumerate(parts)], name
 
 
 def check_classes(
@@ -141,18 +106,20 @@ def check_classes(
         NoLabels: there are images, but none of a class.
         DataError: the classes cannot be trained on; not raised without `to_train`.
     """
-    classes = sorted({label.class_name for label in rule.labels})
+    classes = sorted({label.class_name for label in rule.labels}, key=natural_order)
+    if rule.problem:
+        raise DataError(f"{name}: {rule.problem}")
     if not counts:
         unlabelled = any(item.reason == NO_CLASS for item in skipped)
         raise (NoLabels if unlabelled else DataError)(
-            f"{name}: no usable image of a class{_reasons(skipped)}; {rule.expected}"
+            f"{name}: no usable image of a class{_reasons(skipped)}; {rule.expected}{_table_hint(skipped)}"
         )
     if rule.classes_may_be_splits and all(class_name.lower() in SPLIT_OF_WORD for class_name in classes):
         raise DataError(
             f"{name}: the folders {first_names(classes)} look like splits but hold images instead of class folders; "
             f"{rule.expected}"
         )
-    filled = sorted({label.class_name for label in counts})
+    filled = sorted({label.class_name for label in counts}, key=natural_order)
     empty = [class_name for class_name in classes if class_name not in filled]
     if empty and to_train and not drop_empty:
         shown = set(map(printable, empty))
@@ -164,9 +131,10 @@ def check_classes(
     if not to_train:
         return filled, _similar_names(filled)
     if len(filled) < 2:
-        raise DataError(f"{name}: only one class, {first_names(filled)}; a classifier needs two. {rule.expected}")
+        hint = rule.expected + _table_hint(skipped)
+        raise DataError(f"{name}: only one class, {first_names(filled)}; a classifier needs two. {hint}")
     notes = [f"class {printable(class_name)} is empty and was left out" for class_name in empty]
-    return filled, [*notes, *_split_notes(name, counts), *_similar_names(filled)]
+    return filled, [*rule.notes, *notes, *_split_notes(name, counts), *_similar_names(filled)]
 
 
 def _split_notes(name: str, counts: Mapping[Label, int]) -> list[str]:
@@ -202,15 +170,15 @@ def _similar_names(class_names: Sequence[str]) -> list[str]:
     ]
 
 
+def _table_hint(skipped: Sequence[Skipped]) -> str:
+    """Return a hint at a table beside the images that may name their classes."""
+    table = next((item.file for item in skipped if item.file.lower().endswith((".csv", ".tsv"))), None)
+    return f". If {table} names the classes, give it as the data, with the columns path,label" if table else ""
+
+
 def _reasons(skipped: Sequence[Skipped]) -> str:
     """Return why the first few files were skipped, ready to follow a statement."""
     if not skipped:
         return ""
     shown = ", ".join(f"{item.file}: {item.reason}" for item in skipped[:3])
     return f" ({len(skipped)} skipped: {shown}{', ...' if len(skipped) > 3 else ''})"
-
-
-def first_names(names: Sequence[str]) -> str:
-    """Return the first names, printable, and how many more there are."""
-    shown = ", ".join(printable(name) for name in names[:SHOWN_NAMES])
-    return shown + (f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else "")

@@ -7,7 +7,7 @@ from convscope.data.decode.decode import Decoded
 from convscope.data.decode.files import Entry
 from convscope.data.decode.formats import SUFFIXES
 from convscope.data.sources.image_files import ImageFiles
-from convscope.data.sources.labels import Label, LabelRule
+from convscope.data.sources.labels import Label, LabelRule, natural_order
 from convscope.results.prediction import Skipped
 from convscope.seeds import permutation
 
@@ -21,7 +21,7 @@ def shuffled_classes(names: Iterable[str], rule: LabelRule, seed: int) -> dict[L
     for name in sorted(names, key=lambda name: name.split("/")):
         if (label := rule.label_of(name)) is not None:
             members.setdefault(label, []).append(name)
-    class_names = sorted({label.class_name for label in members})
+    class_names = sorted({label.class_name for label in members}, key=natural_order)
     shuffled = {}
     for label, of_label in members.items():
         words = "per-class", label.split, class_names.index(label.class_name)
@@ -45,7 +45,7 @@ def open_until_enough(
     None if what was found in the files changes which class they belong to: then all have to be opened.
     """
     entries = {entry.name: entry for entry in files.entries}
-    rule = files.label_rule(filter(_looks_like_image, entries))
+    rule = rule_with(files, {}, entries)
     waiting, verdicts = shuffled_classes(entries, rule, seed), Verdicts()
     chosen = [name for name in entries if rule.label_of(name) is None]
     while True:
@@ -67,8 +67,9 @@ def open_until_enough(
 
 def rule_with(files: ImageFiles, verdicts: Mapping[str, object], unopened: Iterable[str]) -> LabelRule:
     """Return how files get their labels; a file that was not opened is taken for an image if it is named like one."""
-    images = [name for name, found in verdicts.items() if isinstance(found, Decoded)]
-    return files.label_rule([*images, *filter(_looks_like_image, unopened)])
+    images = {name for name, found in verdicts.items() if isinstance(found, Decoded)}
+    images |= set(filter(_looks_like_image, unopened))
+    return files.label_rule(images, {*verdicts, *unopened} - images)
 
 
 def _looks_like_image(name: str) -> bool:
