@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import lzma
+import signal
 import struct
 import sys
 import tarfile
@@ -34,6 +35,7 @@ from convscope.data.batches import (
 from convscope.data.dataset import ImageSet
 from convscope.data.decode.decode import Decoded, decode_rgb
 from convscope.models import build_model
+from convscope.progress import OnProgress, Progress
 from convscope.results.run import accuracy_of
 from convscope.storage.files import write_csv, write_json
 from convscope.storage.run_folder import write_history
@@ -96,6 +98,18 @@ def open_page(browser: Any, file: Path, width: int) -> Opened:  # noqa: ANN401
     page.goto(file.as_uri())
     page.evaluate(UNTIL_DRAWN)
     return opened
+
+
+def stop_at(stage: str, number: signal.Signals = signal.SIGTERM) -> OnProgress:
+    """Return a progress callback that sends this process a signal when a stage is first shown."""
+    sent: list[str] = []
+
+    def stop(progress: Progress) -> None:
+        if progress.stage.startswith(stage) and not sent:
+            sent.append(stage)
+            signal.raise_signal(number)
+
+    return stop
 
 
 def run_convscope(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:

@@ -26,9 +26,10 @@ from convscope.config import (
     options,
 )
 from convscope.errors import UsageError
+from convscope.inference.session import threads_for
 from convscope.models import published_preprocessing
 from convscope.models.zoo.weights import EMBEDDED
-from convscope.run.configure import Options
+from convscope.run.configure import Options, make_config
 from convscope.writeups.recipes import RECIPES
 
 
@@ -180,3 +181,31 @@ def test_values_of_another_type_are_refused_before_anything_is_written(
     with pytest.raises(UsageError, match=words):
         convscope.train("digits", out=tmp_path / "run", **options)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: convscope.lab("padding", seeds=0),
+        lambda: convscope.lab("padding", jobs=0),
+        lambda: convscope.compare("digits", models=["mlp", "cnn"], seeds=0),
+        lambda: convscope.predict("run", "a.jpg", threads=-1),
+        lambda: convscope.predict("run", "a.jpg", threads=0),
+        lambda: convscope.predict("run", "a.jpg", threads=1_000_000),
+        lambda: convscope.list_models(limit=-1),
+        lambda: convscope.budget("mlp", num_classes=0),
+        lambda: convscope.budget("mlp", images=0),
+        lambda: make_config("digits", threads=1_000_000),
+        lambda: make_config("digits", split=(float("nan"), 15.0, 15.0)),
+    ],
+)
+def test_a_number_out_of_range_is_neither_the_default_nor_a_traceback(call: Callable[[], object]) -> None:
+    with pytest.raises(UsageError, match=r"--[a-z-]+ takes|--split 70/15/15"):
+        call()
+
+
+@pytest.mark.parametrize(("images", "threads", "expected"), [(1, 3, (3, 1)), (None, 3, (1, 3)), (1, 1, (1, 1))])
+def test_one_image_gets_the_threads_that_are_asked_for(
+    images: int | None, threads: int, expected: tuple[int, int]
+) -> None:
+    assert threads_for(images, threads) == expected

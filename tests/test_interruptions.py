@@ -5,24 +5,32 @@ from __future__ import annotations
 import json
 import multiprocessing
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
+import tomllib
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from safetensors.numpy import load_file
 
 import convscope
+from convscope.config import TrainConfig
 from convscope.errors import ConvscopeError, Interrupted, ResumeMismatch
-from convscope.progress import Progress
+from convscope.progress import Progress, ignore_progress
 from convscope.run.configure import make_config
 from convscope.storage.files import read_json, write_json
 from convscope.storage.run_folder import read_config, read_history
+from convscope.training.loop import train
+from tests.support import new_network, run_convscope, same_weights, stop_at, training_data, write_folder
 
 KILLS, KILLS_IN_A_CHAIN, TERMINATIONS, RACES = 20, 5, 10, 20
 FORKS = multiprocessing.get_context("forkserver")
@@ -197,18 +205,168 @@ def test_a_run_whose_batch_size_was_chosen_is_resumed_bit_identically(tmp_path: 
     settings = {**SETTINGS, "data": "mnist5k", "batch_size": "auto", "memory": "64GiB", "threads": None}
     convscope.train(out=tmp_path / "whole", report=False, **settings)
 
-    shown: list[str] = []
-
-    def stop(progress: Progress) -> None:
-        if progress.stage == "epoch 1/3" and "epoch 1/3" not in shown:
-            signal.raise_signal(signal.SIGTERM)
-        shown.append(progress.stage)
-
     with pytest.raises(Interrupted):
-        convscope.train(out=tmp_path / "stopped", report=False, on_progress=stop, **settings)
+        convscope.train(out=tmp_path / "stopped", report=False, on_progress=stop_at("epoch 1/3"), **settings)
     convscope.resume(tmp_path / "stopped", report=False)
     assert read_config(tmp_path / "stopped").train.batch_size == 16  # the largest that leaves 32 steps
     assert facts(tmp_path / "stopped") == facts(tmp_path / "whole")
+
+
+TINY: dict[str, Any] = {"data": "digits", "model": "mlp", "epochs": 3, "per_class": 20, "batch_size": 256, "threads": 1}
+ACCUMULATED = TINY | {"batch_size": 16, "accumulate": 1000}
+UNFROZEN = TINY | {"per_class": 5, "freeze": True, "unfreeze_at": 2}
+STEPS = (
+    *((TINY, stage) for stage in ("epoch 2/3", "epoch 3/3", "evaluating", "writing model.onnx", "writing the report")),
+    (ACCUMULATED, "epoch 2/3"),
+    *((UNFROZEN, stage) for stage in ("computing features", "fitting the head", "epoch 2/3")),
+)
+
+
+@pytest.fixture(scope="module")
+def never_stopped(tmp_path_factory: pytest.TempPathFactory) -> Callable[[dict[str, Any]], Path]:
+    folder, made = tmp_path_factory.mktemp("whole"), dict[str, Path]()
+
+    def run_of(settings: dict[str, Any]) -> Path:
+        key = str(settings)
+        if key not in made:
+            made[key] = Path(convscope.train(out=folder / str(len(made)), report=False, **settings).run)
+        return made[key]
+
+    return run_of
+
+
+@pytest.mark.parametrize(("settings", "stage"), STEPS)
+def test_a_stop_is_honoured_at_every_step_of_a_run(
+    never_stopped: Callable[[dict[str, Any]], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, Any],
+    stage: str,
+) -> None:
+    """Where an epoch is one batch, where gradients add up over all of it, and where there is no loop."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    run = tmp_path / "a run"
+    line = re.escape(f"convscope train --resume '{run}'")
+    with pytest.raises(Interrupted, match=line):
+        convscope.train(out=run, report=stage == "writing the report", on_progress=stop_at(stage), **settings)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    convscope.resume(run, report=False)
+    assert facts(run) == facts(never_stopped(settings))
+
+
+def test_a_stop_before_the_run_folder_is_made_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted, match="nothing was written"):
+        convscope.train(write_folder(tmp_path / "images"), out=tmp_path / "run", on_progress=stop_at("reading"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_stop_in_validation_resumes_with_it(tmp_path: Path) -> None:
+    data, config = training_data(), TrainConfig(epochs=2, batch_size=1000)
+    for name in ("whole", "stopped"):
+        (tmp_path / name).mkdir()
+    whole, again = new_network(), new_network()
+    expected = train(whole, data, config, tmp_path / "whole", on_progress=ignore_progress)
+    asked = iter([False] * 4 + [True])  # after each update, batch of validation and epoch: in that of the second epoch
+    with pytest.raises(Interrupted, match=r"in epoch 2 after 1 of 1 batches"):
+        train(
+            new_network(),
+            data,
+            config,
+            tmp_path / "stopped",
+            on_progress=ignore_progress,
+            stop_requested=lambda: next(asked),
+        )
+    result = train(again, data, config, tmp_path / "stopped", on_progress=ignore_progress, resume=True)
+    assert [record.lr for record in result.history] == [record.lr for record in expected.history]
+    assert same_weights(whole, again)
+
+
+VERBS = {
+    "train": (["digits"], "make_splits"),
+    "evaluate": (["RUN"], "predict_logits"),
+    "predict": (["RUN", "IMAGES"], "predict_entries"),
+    "inspect": (["RUN"], "compute_sections"),
+    "report": (["RUN"], "render_page"),
+    "export": (["RUN"], "to_onnx"),
+    "compare": (["RUN", "RUN"], "compare_runs"),
+    "lab": (["padding", "--quick", "--jobs", "1"], "add_gradients"),
+    "recipe": (["demo"], "load_images"),
+    "budget": (["mlp"], "predict_memory"),
+    "check": (["IMAGES", "--out", "HEALTH"], "check_health"),
+    "runs": (["RUN"], "summarize_runs"),
+    "models": ([], "count_macs"),
+    "data": (["list"], "list_"),
+}
+"""Verb -> its arguments, and a function of ours whose first call meets the signal."""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_stop_ends_every_verb_in_one_line(
+    uninterrupted: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    verb: str,
+    number: signal.Signals,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words, function = VERBS[verb]
+    places = {"RUN": uninterrupted, "HEALTH": tmp_path / "health", "IMAGES": tmp_path / "images"}
+    write_folder(places["IMAGES"])
+    before = sorted(path.name for path in (*tmp_path.rglob("*"), *uninterrupted.rglob("*")))
+
+    def watch(frame: FrameType, event: str, argument: object) -> None:
+        if event == "call" and frame.f_code.co_name == function and "convscope" in frame.f_code.co_filename:
+            sys.setprofile(None)
+            signal.raise_signal(number)
+
+    sys.setprofile(watch)
+    try:
+        code, out, err = run_convscope(capsys, verb, *(places.get(word, word) for word in words))
+    finally:
+        sys.setprofile(None)
+    assert code == 130, err
+    line = err.strip().splitlines()[-1]
+    assert "stopped" in line
+    assert "run it again" in line
+    assert "Traceback" not in err
+    assert out == ""
+    assert sorted(path.name for path in (*tmp_path.rglob("*"), *uninterrupted.rglob("*"))) == before
+
+
+DEAF = """
+import subprocess, sys, time
+from convscope.training import interrupts
+interrupts.GRACE_SECONDS = 0.3
+with interrupts.stops_in_time(), interrupts.interruptible("stopped; go on"):
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    while True:
+        try:
+            print(child.pid, flush=True)
+            time.sleep(60)
+        except KeyboardInterrupt:
+            pass
+"""
+"""A process that hears no signal, as in a call of a library that takes long."""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_hears_no_signal_is_ended_with_its_children(number: signal.Signals) -> None:
+    with subprocess.Popen([sys.executable, "-c", DEAF], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        child = psutil.Process(int(process.stdout.readline()))
+        process.send_signal(number)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert said.decode() == "stopped; go on\n"
+    assert psutil.wait_procs([child], timeout=10)[1] == []
+
+
+def test_the_program_hears_signals_from_its_first_import_on() -> None:
+    tree = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    assert tree["project"]["scripts"] == {"convscope": "convscope.__main__:main"}
 
 
 def test_a_finished_run_resumes_to_itself(uninterrupted: Path) -> None:

@@ -29,7 +29,7 @@ from convscope.storage.files import read_json
 from convscope.training.features import extract_features
 from convscope.training.loop import TrainResult
 from convscope.training.transfer import Transfer, train_transfer
-from tests.support import make_image_set
+from tests.support import make_image_set, stop_at
 
 CPU = torch.device("cpu")
 
@@ -290,20 +290,14 @@ def test_stopped_and_resumed_is_bit_identical(tmp_path: Path) -> None:
     config = TrainConfig(freeze=True, epochs=3, unfreeze_at=2, unfreeze=("4",), batch_size=16, augment=("flip",))
     straight, stopped, given = new_network(), new_network(), sources()
     _, expected = fit(straight, given, config, tmp_path / "straight")
-    answers = iter([False] * 3 + [True])
-    with pytest.raises(Interrupted, match="--resume"):
-        fit(stopped, given, config, tmp_path / "stopped", stop_requested=lambda: next(answers))
+    with pytest.raises(Interrupted, match=r"after epoch 2.*--resume"):
+        fit(stopped, given, config, tmp_path / "stopped", on_progress=stop_at("epoch 2/3"))
     resumed = new_network()
     result, logits = fit(resumed, given, config, tmp_path / "stopped", resume=True)
     assert np.array_equal(logits, expected)
     assert len(result.history) == 3
     for mine, other in zip(resumed.state_dict().values(), straight.state_dict().values(), strict=True):
         assert torch.equal(mine, other)
-
-
-def test_stopped_while_features_are_computed(tmp_path: Path) -> None:
-    with pytest.raises(Interrupted, match="while computing features"):
-        fit(new_network(), sources(), TrainConfig(freeze=True), tmp_path / "run", stop_requested=lambda: True)
 
 
 def test_a_wrong_stage_lists_the_right_ones(tmp_path: Path) -> None:

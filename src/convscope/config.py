@@ -33,8 +33,8 @@ STACK = "stack"
 """The model name of a network written layer by layer."""
 MAX_PIXELS = 100_000_000
 """Pixels of the largest image that is decoded: 300 MB as RGB."""
-MAX_THREADS = 1024
-"""Most CPU threads that may be asked for: more than any processor has cores, and few enough for a system to start."""
+THREADS_BELOW = 1025
+"""No processor has this many; libraries end the process where the system cannot make the threads."""
 DEFAULT_MOMENTUM = 0.9
 """Momentum of SGD and Muon, and first beta of Adam and AdamW."""
 
@@ -186,7 +186,7 @@ class ComputeConfig:
 
     device: str = option("auto", "Device: auto, cpu, cuda, cuda:N or mps.", COMPUTE)
     threads: int | None = option(
-        None, "CPU threads (default: what suits the network).", COMPUTE, least=1, below=MAX_THREADS + 1
+        None, "CPU threads (default: what suits the network).", COMPUTE, least=1, below=THREADS_BELOW
     )
     memory: int | None = option(None, "Memory limit that the run is fitted into, e.g. 4GiB.", COMPUTE, least=1)
     micro_batches: int = option(1, "Micro-batches that each batch is split into.", COMPUTE, least=1)
@@ -319,12 +319,19 @@ def _check_values(config: object) -> None:
         object.__setattr__(config, entry.name, value)
         if known is None or value is None:
             continue
-        if known.least is not None and not value >= known.least:
-            raise UsageError(f"{known.name} {value} is too small; {flag_of(known.name)} takes {known.least} or more")
-        if known.below is not None and not value < known.below:
-            raise UsageError(f"{known.name} {value} is too large; {flag_of(known.name)} takes less than {known.below}")
+        check_range(known.name, value, least=known.least, below=known.below)
         if known.choices and value not in known.choices:
             raise unknown_name(known.name.replace("_", " "), value, known.choices)
+
+
+def check_range(name: str, value: float | None, *, least: float | None = None, below: float | None = None) -> None:
+    """Raise a UsageError for a value of an option that is out of range; None, an option not given, is in range."""
+    if value is None:
+        return
+    if least is not None and not value >= least:
+        raise UsageError(f"{name} {value} is too small; {flag_of(name)} takes {least} or more")
+    if below is not None and not value < below:
+        raise UsageError(f"{name} {value} is too large; {flag_of(name)} takes less than {below}")
 
 
 DEFAULT_COMPUTE = ComputeConfig()

@@ -12,7 +12,7 @@ ConvscopeError
 ├── WeightsError            trained weights that are missing or cannot be used    exit 1
 ├── ExportError             a network that has no form without torch              exit 1
 ├── TrainingError           the run itself failed, for example a loss of NaN      exit 1
-└── Interrupted             Ctrl-C or SIGTERM; the state has been saved           exit 130
+└── Interrupted             Ctrl-C or SIGTERM; says how to go on                  exit 130
 """
 
 import shlex
@@ -74,7 +74,7 @@ class TrainingError(ConvscopeError):
 
 
 class Interrupted(ConvscopeError):
-    """The run was asked to stop and has saved its state."""
+    """Ctrl-C or SIGTERM; the message says how to go on."""
 
     exit_code = 130
 

@@ -8,7 +8,16 @@ import psutil
 import torch
 from torch import nn
 
-from convscope.config import SPLIT_WITHOUT_TEST, STACK, ComputeConfig, ModelConfig, Optimizer, Precision, TrainConfig
+from convscope.config import (
+    SPLIT_WITHOUT_TEST,
+    STACK,
+    ComputeConfig,
+    ModelConfig,
+    Optimizer,
+    Precision,
+    TrainConfig,
+    check_range,
+)
 from convscope.device import choose_device, free_memory_bytes, memory_in_use_bytes, process_unchanged, reduced_dtype
 from convscope.errors import UsageError
 from convscope.memory.layers import NotTraceable
@@ -65,12 +74,17 @@ def budget(
     Raises:
         UsageError: a name or value is not valid, a layer cannot take its input, or nothing fits.
     """
-    config = ModelConfig(name=model or (STACK if stack is not None else "auto"), stack=stack)
+    check_range("num_classes", num_classes, least=1)
+    check_range("images", images, least=1)
+    if model is None:
+        model = STACK if stack is not None else "auto"
+    config = ModelConfig(name=model, stack=stack)
     spec = None if config.stack is not None else find_model(config.name)
     training: dict[str, Any] = {} if spec is None else dict(spec.train)
     given = {"optimizer": optimizer, "momentum": momentum, "accumulate": accumulate, "epochs": epochs}
     training |= {name: value for name, value in given.items() if value is not None} | {"batch_size": batch_size}
-    shape = input_shape or (None if spec is None else spec.native_shape)
+    native = None if spec is None else spec.native_shape
+    shape = native if input_shape is None else input_shape
     if shape is None:
         raise UsageError("a stack has no images of its own; name them, for example --input 3x200x300")
     asked = _Asked(
@@ -78,7 +92,10 @@ def budget(
         input_shape=shape,
         num_classes=spec.native_classes if num_classes is None and spec is not None else num_classes,
         train=TrainConfig(**training),
-        compute=ComputeConfig(precision=precision or "float32", checkpoint_activations=bool(checkpoint_activations)),
+        compute=ComputeConfig(
+            precision="float32" if precision is None else precision,
+            checkpoint_activations=bool(checkpoint_activations),
+        ),
         frozen=frozen,
         images=images,
     )

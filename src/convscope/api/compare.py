@@ -22,6 +22,7 @@ from convscope.run.configure import Options, takes_options
 from convscope.storage.files import create_folder, file_name, read_json, write_csv, write_json
 from convscope.storage.run_folder import read_config
 from convscope.storage.run_start import read_start
+from convscope.training.interrupts import interruptible
 
 
 @takes_options
@@ -55,8 +56,9 @@ def compare(
             raise UsageError(f"networks are compared on one data set; {len(places)} are named")
         configs = plan_runs(str(places[0]), models=models, seeds=3 if seeds is None else seeds, vary=vary, **options)
         folder = Path(out or Path("runs") / f"comparison-{file_name(Path(places[0]).stem)}")
-        create_folder(folder)
-        runs = train_missing(configs, folder, jobs=jobs, on_progress=on_progress)
+        with interruptible(f"stopped; what is trained is kept in {folder}: the same command goes on from there"):
+            create_folder(folder)
+            runs = train_missing(configs, folder, jobs=jobs, on_progress=on_progress)
     else:
         asked = {**options, "seeds": seeds, "jobs": jobs}
         given = sorted(name for name, value in asked.items() if value is not None)

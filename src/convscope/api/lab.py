@@ -16,6 +16,7 @@ from convscope.pages.section import Section
 from convscope.progress import OnProgress, ignore_progress
 from convscope.results.panels import Panel
 from convscope.storage.files import create_folder, write_bytes, write_json
+from convscope.training.interrupts import interruptible
 
 QUICK_SEEDS = 2
 
@@ -75,9 +76,11 @@ def lab(
     if name not in LABS:
         raise unknown_name("experiment", name, LABS)
     experiment = LABS[name]
-    setting = Setting(seeds or (QUICK_SEEDS if quick else experiment.seeds), quick, jobs)
+    default = QUICK_SEEDS if quick else experiment.seeds
+    setting = Setting(default if seeds is None else seeds, quick, jobs)
     start = time.perf_counter()
-    finding = experiment.run(setting, on_progress)
+    with interruptible("stopped; an unfinished experiment keeps nothing: run it again"):
+        finding = experiment.run(setting, on_progress)
     folder = Path(out or Path("runs") / f"lab-{name}")
     create_folder(folder)
     found = Answer(

@@ -3,7 +3,7 @@
 from fnmatch import fnmatchcase
 from typing import Any
 
-from convscope.config import ModelConfig
+from convscope.config import ModelConfig, check_range
 from convscope.device import process_unchanged
 from convscope.memory.macs import count_macs
 from convscope.models import MODELS, build_shapes, count_parameters, find_model
@@ -26,9 +26,10 @@ def list_models(pattern: str | None = None, *, limit: int = MODELS_LISTED) -> tu
     Args:
         limit: at most this many of torchvision and timm.
     """
+    check_range("limit", limit, least=0)
     found: list[tuple[str, ModelSpec, int | None, int | None, str | None]] = []
     for name, spec in MODELS.items():
-        if fnmatchcase(name, pattern or "*"):
+        if fnmatchcase(name, "*" if pattern is None else pattern):
             network = build_shapes(ModelConfig(name=name), spec.native_shape, spec.native_classes)
             with without_compiler():
                 macs = count_macs(network, spec.native_shape)

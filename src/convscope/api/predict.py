@@ -14,8 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from convscope.config import MAX_PIXELS, ComputeConfig
-from convscope.errors import RunError, UsageError
+from convscope.config import MAX_PIXELS, THREADS_BELOW, check_range
+from convscope.errors import RunError
 from convscope.inference.session import MODEL_FILE, load_session, sealed, start_session, threads_for
 from convscope.progress import OnProgress, Progress, ignore_progress
 from convscope.results.prediction import ImagePrediction, Skipped
@@ -69,12 +69,12 @@ def predict(
     Example:
         >>> convscope.predict("efficientnet_lite0", "photos")  # doctest: +SKIP
     """
-    if topk < 1:
-        raise UsageError(f"topk {topk} is too small; --topk takes 1 or more")
-    ComputeConfig(threads=threads)  # refuses a number that no machine has
+    check_range("topk", topk, least=1)
+    check_range("threads", threads, least=1, below=THREADS_BELOW)
+    check_range("max_pixels", max_pixels, least=1)
     given = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
     single = len(given) == 1 and given[0].is_file() and given[0].suffix.lower() not in ARCHIVE_SUFFIXES
-    inference_threads, batches = threads_for(1 if single else None)
+    inference_threads, batches = threads_for(1 if single else None, threads)
     engine = _load_engine(str(model), inference_threads, on_progress)
     from convscope.data.decode.files import Listing
     from convscope.data.sources.image_files import open_paths
@@ -89,7 +89,7 @@ def predict(
             topk=topk,
             max_pixels=max_pixels,
             allow_truncated=allow_truncated,
-            threads=threads or batches,
+            threads=batches,
         )
         for item in found:
             if isinstance(item, Skipped):

@@ -1,7 +1,7 @@
 """The command line: reads options, calls the verbs, prints. Heavy imports stay inside the commands.
 
 Results go to stdout (one JSON object with --json), everything else to stderr.
-Exit codes: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted with the state saved.
+Exit codes: 0 done, 1 the work failed, 2 wrong usage, 130 stopped by Ctrl-C or SIGTERM.
 """
 
 import gc
@@ -15,7 +15,8 @@ import typer
 from convscope import __version__
 from convscope.cli.console import error_console, escape, escape_unencodable
 from convscope.cpu import let_idle_threads_sleep
-from convscope.errors import ConvscopeError
+from convscope.errors import ConvscopeError, Interrupted
+from convscope.training.interrupts import interruptible, say
 
 COMMANDS = (
     *("train", "recipe", "evaluate", "predict", "inspect", "compare"),
@@ -68,8 +69,13 @@ def main() -> None:
     """Run the command line; errors raised on purpose end in one line and their exit code."""
     let_idle_threads_sleep()
     escape_unencodable()
+    asked = "".join(sys.argv[1:2])
     try:
-        build_app("".join(sys.argv[1:2]))()
+        with interruptible(f"convscope {asked} was stopped; nothing is half-written: run it again"):
+            _run(asked)
+    except Interrupted as stop:
+        say(str(stop))
+        sys.exit(stop.exit_code)
     except ConvscopeError as error:
         error_console().print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
         sys.exit(error.exit_code)
@@ -80,8 +86,14 @@ def main() -> None:
         advice = "close other programs, raise the limit (ulimit -v, -u), or use fewer --threads and a smaller batch"
         error_console().print(f"[bold red]error:[/] out of memory or threads ({reason}); {advice}", soft_wrap=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        error_console().print("interrupted before training began; nothing was written")
-        sys.exit(130)
     finally:
         gc.freeze()  # at exit Python would walk every object of torch once more, for half a second
+
+
+def _run(asked: str) -> None:
+    try:
+        build_app(asked)()
+    except SystemExit as end:
+        if end.code == Interrupted.exit_code:  # what typer makes of a KeyboardInterrupt
+            raise KeyboardInterrupt from None
+        raise

@@ -10,7 +10,7 @@ from types import NoneType
 from typing import Any, Unpack, cast
 
 from convscope.comparison.recorded import network_key
-from convscope.config import Option, RunConfig, options
+from convscope.config import Option, RunConfig, check_range, options
 from convscope.errors import RunError, UsageError, unknown_name
 from convscope.run.configure import Options, make_config
 from convscope.storage.files import file_name
@@ -36,8 +36,7 @@ def plan_runs(
     Raises:
         UsageError: a name or value is not valid, or there is only one network.
     """
-    if seeds < 1:
-        raise UsageError(f"seeds {seeds} is too small; --seeds takes 1 or more")
+    check_range("seeds", seeds, least=1)
     varied = dict(map(_parse_variation, vary))
     configs: dict[str, RunConfig] = {}
     for model in models or (None,):

@@ -25,7 +25,7 @@ import torch
 
 from convscope.comparison.plan import is_finished, run_folder
 from convscope.comparison.recorded import name_configs
-from convscope.config import ComputeConfig, DataConfig, RunConfig, config_from_json, config_to_json
+from convscope.config import ComputeConfig, DataConfig, RunConfig, check_range, config_from_json, config_to_json
 from convscope.cpu import available_processors, jobs_at_once
 from convscope.data.batches import CHUNK_BYTES
 from convscope.data.load import load_images
@@ -58,10 +58,10 @@ def train_missing(
 
     Raises:
         UsageError: `jobs` is less than 1.
-        ConvscopeError: a run failed, or a stop was asked for; what is finished stays, and the rest can go on later.
+        ConvscopeError: a run failed; what is finished stays, and the rest can go on later.
+        KeyboardInterrupt: a stop was asked for; likewise.
     """
-    if jobs is not None and jobs < 1:
-        raise UsageError(f"jobs {jobs} is too small; --jobs takes 1 or more")
+    check_range("jobs", jobs, least=1)
     missing = [config for config in configs if not is_finished(run_folder(folder, config))]
     if missing:
         needs = predict_needs(missing, on_progress)
@@ -82,11 +82,10 @@ def train_missing(
             for future, child in zip(futures, children, strict=True):
                 future.cancel()
                 child.stop()
-        for future in futures:
-            if not future.cancelled() and not isinstance(future.exception(), Interrupted | None):
-                future.result()
-        if stop_requested():
-            raise Interrupted(f"stopped; the state is saved in {folder}: the same command goes on from there")
+            wait(pending)
+            for future in futures:
+                if not future.cancelled() and not isinstance(future.exception(), Interrupted | None):
+                    future.result()
     return [run_folder(folder, config) for config in configs]
 
 

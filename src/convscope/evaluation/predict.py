@@ -63,16 +63,25 @@ def torch_forward(module: nn.Module, device: torch.device) -> Forward:
 
 
 def predict_logits(
-    model: nn.Module, data: Resident, preprocessing: Preprocessing, *, most_at_once: int | None = None
+    model: nn.Module,
+    data: Resident,
+    preprocessing: Preprocessing,
+    *,
+    most_at_once: int | None = None,
+    after_batch: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """Return the logits of all images, float32 [N, K] on the device of the data; the model's modes do not change."""
     batch_size = evaluation_batch_size(input_bytes(data), most_at_once)
+    found = []
     with eval_mode(model), torch.inference_mode():
-        if isinstance(data, ResidentFeatures):
-            features, batches = data.values[0], torch.split(data.rows, batch_size)
-            return torch.cat([model(features.index_select(0, rows)).float() for rows in batches])
-        batches = torch.split(data.rows, batch_size)
-        return torch.cat([model(preprocessing.apply(data.images, rows)).float() for rows in batches])
+        for rows in torch.split(data.rows, batch_size):
+            if isinstance(data, ResidentFeatures):
+                x = data.values[0].index_select(0, rows)
+            else:
+                x = preprocessing.apply(data.images, rows)
+            found.append(model(x).float())
+            after_batch()
+        return torch.cat(found)
 
 
 def predict_indices(
@@ -135,9 +144,14 @@ def predict_outputs(
 
 
 def mean_loss_and_accuracy(
-    model: nn.Module, data: Resident, preprocessing: Preprocessing, *, most_at_once: int | None = None
+    model: nn.Module,
+    data: Resident,
+    preprocessing: Preprocessing,
+    *,
+    most_at_once: int | None = None,
+    after_batch: Callable[[], None] = lambda: None,
 ) -> tuple[float, float]:
     """Return mean cross-entropy in nats and the fraction of correct predictions."""
-    logits = predict_logits(model, data, preprocessing, most_at_once=most_at_once)
+    logits = predict_logits(model, data, preprocessing, most_at_once=most_at_once, after_batch=after_batch)
     loss = F.cross_entropy(logits, data.labels)
     return float(loss), float((logits.argmax(1) == data.labels).double().mean())

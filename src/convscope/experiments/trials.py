@@ -34,7 +34,7 @@ from convscope.progress import OnProgress, Progress, ignore_progress
 from convscope.results.run import EpochRecord
 from convscope.run.prepare import Prepared, prepare
 from convscope.run.train import train_prepared
-from convscope.training.interrupts import stop_on_signals
+from convscope.training.interrupts import beyond_ctrl_c
 
 PER_CLASS = 100
 """Images of each class of mnist5k for training, a tenth of them for validation.
@@ -149,7 +149,7 @@ def run_trials(
         measure, measure_before: what to measure after and before training.
 
     Raises:
-        Interrupted: the user asked for a stop.
+        KeyboardInterrupt: the user asked for a stop.
         ConvscopeError: a network could not be trained.
     """
     measures = measure_before, measure
@@ -163,8 +163,8 @@ def run_trials(
             for done, ((variant, _), trial) in enumerate(zip(tasks, finished, strict=True), start=1):
                 trials[variant.name].append(trial)
                 on_progress(Progress(f"training {len(tasks)} networks", done, len(tasks), "networks"))
-    except (KeyboardInterrupt, Interrupted):
-        raise Interrupted("stopped; an unfinished experiment keeps nothing, run it again") from None
+    except Interrupted:  # its run lies in the scratch folder and cannot go on
+        raise KeyboardInterrupt from None
     return {name: tuple(of_seeds) for name, of_seeds in trials.items()}
 
 
@@ -204,7 +204,8 @@ def _run_all(tasks: Sequence[tuple[Variant, tuple[Measure, Measure]]], jobs: int
     others, workers = set(active_children()), set[BaseProcess]()
     pool = ProcessPoolExecutor(min(jobs, len(tasks)), get_context("spawn"), initializer=_start_worker)
     try:
-        futures = [pool.submit(_run, *task, scratch) for task in tasks]
+        with beyond_ctrl_c():
+            futures = [pool.submit(_run, *task, scratch) for task in tasks]
         workers = set(active_children()) - others
         for future in futures:
             yield future.result()
@@ -224,8 +225,6 @@ def _run_all(tasks: Sequence[tuple[Variant, tuple[Measure, Measure]]], jobs: int
 
 
 def _start_worker() -> None:
-    """Prepare a worker process: one thread, and Ctrl-C is left to the process that started it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
 
 
@@ -238,10 +237,8 @@ def _run(variant: Variant, measures: tuple[Measure, Measure], scratch: str) -> T
     before = measures[0](prepared)
     split = prepared.evaluation_split
     indices = getattr(prepared.splits, split)
-    with tempfile.TemporaryDirectory(dir=scratch) as folder, stop_on_signals() as stop_requested:
-        trained, outputs = train_prepared(
-            Path(folder), prepared, resume=False, on_progress=ignore_progress, stop_requested=stop_requested
-        )
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        trained, outputs = train_prepared(Path(folder), prepared, resume=False, on_progress=ignore_progress)
     labels, predicted = images.labels[indices], outputs(indices)[0].logits.argmax(axis=1)
     run = FinishedRun(
         folder="",

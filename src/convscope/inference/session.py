@@ -76,10 +76,13 @@ def start_session(content: bytes, *, threads: int) -> Session:
         raise RuntimeError(str(error)) from error
 
 
-def threads_for(images: int | None) -> tuple[int, int]:
+def threads_for(images: int | None, threads: int | None = None) -> tuple[int, int]:
     """Return (threads of one inference, batches at a time) for this many images; None: an unknown number.
 
-    A single image gets all cores, any other number one core each.
+    A single image gets all threads, any other number one thread each.
+
+    Args:
+        threads: in all; None is one for each processor this process may use.
     """
-    processors = available_processors()
+    processors = available_processors() if threads is None else threads
     return (processors, 1) if images == 1 else (1, processors)

@@ -126,7 +126,7 @@ def make_config(source: str | Path, model: str | None = None, **given: Unpack[Op
         if value is not None:
             by_config[options()[name].config][name] = _as_stored(name, value)
     data, network, training, compute = by_config.values()
-    model_config = ModelConfig(name=model or (STACK if "stack" in network else "auto"), **network)
+    model_config = ModelConfig(name=(STACK if "stack" in network else "auto") if model is None else model, **network)
     if model_config.stack is not None:
         parse_stack(model_config.stack)  # reports a typo before any data is read
     spec = None if model_config.name == STACK else find_model(model_config.name)

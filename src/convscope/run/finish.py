@@ -34,7 +34,6 @@ from convscope.run.record import without_leaked, write_evaluation, write_inside,
 from convscope.run.train import train_prepared
 from convscope.storage.files import write_json
 from convscope.storage.run_start import read_start
-from convscope.training.interrupts import stop_on_signals
 from convscope.training.loop import TrainResult
 
 
@@ -60,20 +59,14 @@ def finish(
     """Train to the end, evaluate and write all results into the run folder, which the caller locked."""
     (keep_freed_memory if plan.keeps_freed_memory else release_freed_memory)()
     indices, calibrating = getattr(prepared.splits, prepared.evaluation_split), calibration_indices(prepared.splits)
-    with stop_on_signals() as stop_requested:
-        trained, outputs = train_prepared(
-            run,
-            prepared,
-            resume=resume,
-            on_progress=on_progress,
-            stop_requested=stop_requested,
-            planned_bytes=plan.peak_bytes,
-        )
-        on_progress(Progress(f"evaluating on the {prepared.evaluation_split} split", 0, None))
-        typical = calibrating[:0]
-        if len(calibrating) and prepared.config.compute.memory is None:  # otherwise nothing asks for class means
-            typical = class_mean_indices(prepared.images, prepared.splits)
-        output, calibrating_output, typical_output = outputs(indices, calibrating, typical)
+    trained, outputs = train_prepared(
+        run, prepared, resume=resume, on_progress=on_progress, planned_bytes=plan.peak_bytes
+    )
+    on_progress(Progress(f"evaluating on the {prepared.evaluation_split} split", 0, None))
+    typical = calibrating[:0]
+    if len(calibrating) and prepared.config.compute.memory is None:  # otherwise nothing asks for class means
+        typical = class_mean_indices(prepared.images, prepared.splits)
+    output, calibrating_output, typical_output = outputs(indices, calibrating, typical)
     predictions = predictions_of(prepared.images, indices, output.logits)
     class_means = _class_means(prepared.images, typical, typical_output)
     measured = _Measured(indices, output, calibrating, calibrating_output, class_means, predictions)

@@ -1,6 +1,5 @@
 """Training in a run: all layers, or the layers after a frozen part."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,14 +23,12 @@ def train_prepared(
     *,
     resume: bool,
     on_progress: OnProgress,
-    stop_requested: Callable[[], bool],
     planned_bytes: int | None = None,
 ) -> tuple[TrainResult, Outputs]:
     """Train the network in place; return how it went and a function that returns the network's outputs.
 
     Args:
         run: folder for checkpoints and history.jsonl.
-        stop_requested: from `stop_on_signals`, which the caller holds open over the outputs too.
         planned_bytes: the peak memory of the plan, shown beside the memory in use.
     """
     config, images, splits, device = prepared.config, prepared.images, prepared.splits, prepared.device
@@ -45,7 +42,6 @@ def train_prepared(
         compute=config.compute,
         run=run,
         on_progress=on_progress,
-        stop_requested=stop_requested,
         planned_bytes=planned_bytes,
     )
     if config.frozen:

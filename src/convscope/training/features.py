@@ -1,7 +1,7 @@
 """Features: the output of the frozen part for every image, computed once, cached, and used by each epoch and head."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -26,8 +26,7 @@ def extract_features(
     words: tuple[int | str, ...] = (),
     cache_key: str | None,
     on_progress: OnProgress,
-    stop_requested: Callable[[], bool] = lambda: False,
-) -> NDArray[np.float32] | None:
+) -> NDArray[np.float32]:
     """Return the output of the frozen part for images[indices], float32 [N, ...] in the order of `indices`.
 
     It is mapped from the cache, read-only, where there is one.
@@ -36,7 +35,6 @@ def extract_features(
         images: uint8 [M, H, W, C].
         augment, words: augmentations, with random numbers that depend on `words` and the image index.
         cache_key: a hash of all that the result depends on (see `features_cache_key`); None uses no cache.
-        stop_requested: called after every batch; if it returns True, the result is None.
     """
     out = _load(cache_key, len(indices)) if cache_key is not None else None
     if out is not None:
@@ -50,8 +48,6 @@ def extract_features(
             out = np.empty((len(indices), *values.shape[1:]), np.float32)
         out[start : start + len(values)] = values
         on_progress(Progress("computing features", start + len(values), len(indices), "images"))
-        if stop_requested():
-            return None
     assert out is not None  # a data set has at least one image
     if cache_key is not None:
         save_cached("features", cache_key, array_content(out))

@@ -8,6 +8,7 @@ same machine with the same number of threads, a resumed run is bit-identical to 
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from convscope.config import DEFAULT_COMPUTE, ComputeConfig, TrainConfig
 from convscope.data.batches import training_batches
 from convscope.device import has_idle_processor, out_of_memory, seed_generator
-from convscope.errors import Interrupted, TrainingError, UsageError
+from convscope.errors import Interrupted, TrainingError, UsageError, command
 from convscope.evaluation.predict import mean_loss_and_accuracy
 from convscope.models.surgery.segments import checkpoint_activations
 from convscope.progress import OnProgress, Progress
@@ -30,6 +31,7 @@ from convscope.storage.checkpoints import load_checkpoint
 from convscope.storage.run_folder import write_history
 from convscope.storage.tensors import read_into
 from convscope.training.display import count_time, estimate_seconds, micro_batches_text, note_peak, show
+from convscope.training.interrupts import stop_on_signals
 from convscope.training.schedules import SCHEDULES
 from convscope.training.state import LoopState, Session, TrainingData, checkpoint_due, restore_state, save_state
 from convscope.training.step import make_step
@@ -75,7 +77,7 @@ def train(
     *,
     compute: ComputeConfig = DEFAULT_COMPUTE,
     on_progress: OnProgress,
-    stop_requested: Callable[[], bool] = lambda: False,
+    stop_requested: Callable[[], bool] | None = None,
     resume: bool = False,
     before: EpochRecord | None = None,
     planned_bytes: int | None = None,
@@ -85,7 +87,8 @@ def train(
     Args:
         model: on the device of the data.
         run: run folder for checkpoints and history.jsonl, locked by the caller.
-        stop_requested: called after every batch; if it returns True, the state is saved and Interrupted raised.
+        stop_requested: asked at every change of weights, batch of validation and end of an epoch; if it returns True,
+            the state is saved and Interrupted raised. None is whether Ctrl-C or SIGTERM came.
         resume: continue from the newest intact checkpoint of the run, if it has one.
         before: the record of a head that was fitted in place of the first epochs.
         planned_bytes: the peak memory of the plan, shown beside the memory in use.
@@ -102,10 +105,11 @@ def train(
     state = LoopState(micro_batches=compute.micro_batches)
     session = Session(model, arithmetic, data, config, compute, run, on_progress, state, planned_bytes)
     notes = _begin(session, before, resume=resume)
-    while not session.state.finished:
-        _train_epoch(session, stop_requested)
-        note_peak(session, TRAINING)
-        _end_epoch(session)
+    with stop_on_signals() if stop_requested is None else nullcontext(stop_requested) as asked_to_stop:
+        while not session.state.finished:
+            _train_epoch(session, asked_to_stop)
+            note_peak(session, TRAINING)
+            _end_epoch(session, asked_to_stop)
     return _finish(session, notes)
 
 
@@ -173,11 +177,11 @@ def _train_batches(session: Session, window: list[_Batch], stop_requested: Calla
         window.append(_Batch(loss, logits, labels, numbers))
         state.batch += 1
         state.step += 1
-        stop = stop_requested()
         boundary = state.batch == session.batches_per_epoch
         if not boundary and state.batch % config.accumulate:
             continue  # checkpoints hold no gradients: nothing is counted or saved between optimizer steps
-        save = not boundary and (stop or checkpoint_due(session))
+        stop = stop_requested()
+        save = stop or (not boundary and checkpoint_due(session))
         if boundary or save or time.perf_counter() - session.clock >= WINDOW_SECONDS:
             _read_window(session, window)
             if not boundary:  # `_end_epoch` shows the last window, with the validation figures
@@ -185,11 +189,17 @@ def _train_batches(session: Session, window: list[_Batch], stop_requested: Calla
                 show(session)
         if save:
             save_state(session)
-            if stop:
-                raise Interrupted(
-                    f"stopped in epoch {state.epoch} after {state.batch} of {session.batches_per_epoch} batches; the "
-                    f"state is saved. Go on with: convscope train --resume {session.run}"
-                )
+        if stop:
+            raise _stopped(session)
+
+
+def _stopped(session: Session) -> Interrupted:
+    """Return the error for a stop after the state was saved."""
+    state = session.state
+    within = f"in epoch {state.epoch} after {state.batch} of {session.batches_per_epoch} batches"
+    place = within if state.batch else f"after epoch {state.epoch - 1}"
+    resume = command("train", "--resume", session.run)
+    return Interrupted(f"stopped {place}; the state is saved. Go on with: {resume}")
 
 
 def _train_batch(session: Session, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -206,10 +216,15 @@ def _train_batch(session: Session, x: Tensor, labels: Tensor) -> tuple[Tensor, T
     else:
         loss, logits = _add_micro_batches(session, x, labels, number, share)
     if state.batch + 1 == session.batches_per_epoch or (state.batch + 1) % config.accumulate == 0:
-        session.optimizer.lr = config.lr * SCHEDULES[config.schedule](session.progress)
+        session.optimizer.lr = _lr_of_batch(session, state.batch)
         arithmetic.change_weights(scale=scale)
         session.group_weight = 0.0
     return loss, logits
+
+
+def _lr_of_batch(session: Session, batch: int) -> float:
+    """Return the learning rate of a batch of this epoch, counted from 0."""
+    return session.config.lr * SCHEDULES[session.config.schedule](session.progress_at(batch))
 
 
 def _add_micro_batches(
@@ -275,14 +290,23 @@ def _read_window(session: Session, window: list[_Batch]) -> None:
     count_time(session)
 
 
-def _end_epoch(session: Session) -> None:
-    """Validate, record the epoch, update the best one, decide whether to continue, and save."""
+def _end_epoch(session: Session, stop_requested: Callable[[], bool]) -> None:
+    """Validate, record the epoch, update the best one, decide whether to continue, and save.
+
+    A stop during validation saves the state as it was before, and a resumed run validates again.
+    """
+
+    def stop_if_asked() -> None:
+        if stop_requested():
+            save_state(session)
+            raise _stopped(session)
+
     state, config, data = session.state, session.config, session.data
     validation_loss, validation_accuracy = None, None
     if data.validation is not None:
         most_at_once = session.compute.evaluation_batch_size
         validation_loss, validation_accuracy = mean_loss_and_accuracy(
-            session.model, data.validation, data.preprocessing, most_at_once=most_at_once
+            session.model, data.validation, data.preprocessing, most_at_once=most_at_once, after_batch=stop_if_asked
         )
         note_peak(session, EVALUATION)
         if not math.isfinite(validation_loss):
@@ -294,7 +318,7 @@ def _end_epoch(session: Session) -> None:
         train_accuracy=state.correct / state.seen,
         validation_loss=validation_loss,
         validation_accuracy=validation_accuracy,
-        lr=session.optimizer.lr,
+        lr=_lr_of_batch(session, state.batch - 1),  # a run resumed before its validation has not set the optimizer's
         examples_seen=state.epoch * len(data.train),
         seconds=state.epoch_seconds,
     )
@@ -310,6 +334,8 @@ def _end_epoch(session: Session) -> None:
     state.loss_sum, state.weight_sum, state.correct, state.seen, state.epoch_seconds = 0.0, 0.0, 0, 0, 0.0
     save_state(session)
     write_history(session.run, state.history)
+    if stop_requested():
+        raise _stopped(session)
 
 
 def is_better(record: EpochRecord, than: EpochRecord) -> bool:

@@ -135,13 +135,12 @@ class Session:
         """Images in the smallest micro-batch; asked once the network is in the mode that it is trained in."""
         return 2 if any(norm.training for norm in batch_norms(self.model)) else 1
 
-    @property
-    def progress(self) -> float:
-        """Share of the optimizer steps up to the middle of the current one, 0..1."""
+    def progress_at(self, batch: int) -> float:
+        """Return the share of the optimizer steps up to the middle of that of a batch of this epoch, 0..1."""
         state, accumulate = self.state, self.config.accumulate
         an_epoch = math.ceil(self.batches_per_epoch / accumulate)
         epochs = self.config.epochs - state.epochs_before
-        done = (state.epoch - 1 - state.epochs_before) * an_epoch + state.batch // accumulate
+        done = (state.epoch - 1 - state.epochs_before) * an_epoch + batch // accumulate
         return (done + 0.5) / (epochs * an_epoch)
 
     def micro_batches_of(self, num_images: int) -> int:

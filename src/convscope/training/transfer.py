@@ -24,7 +24,7 @@ from convscope.data.batches import (
 from convscope.data.dataset import ImageSet
 from convscope.data.splits import Splits
 from convscope.device import capability, peak_memory_bytes
-from convscope.errors import Interrupted, UsageError
+from convscope.errors import UsageError
 from convscope.evaluation.predict import (
     FEATURES_BATCH,
     MAX_FEATURES,
@@ -66,7 +66,7 @@ class Transfer:
 
     Args:
         forward_of: returns the fastest way to run a frozen module on this device.
-        run, on_progress, stop_requested, planned_bytes: see `loop.train`.
+        run, on_progress, planned_bytes: see `loop.train`.
     """
 
     images: ImageSet
@@ -78,7 +78,6 @@ class Transfer:
     compute: ComputeConfig
     run: Path
     on_progress: OnProgress
-    stop_requested: Callable[[], bool] = lambda: False
     planned_bytes: int | None = None
 
 
@@ -112,7 +111,7 @@ def train_transfer(network: nn.Module, transfer: Transfer, *, resume: bool = Fal
 
     Raises:
         UsageError: the network cannot be cut into stages, or `unfreeze` names a stage it does not have.
-        Interrupted: a stop was requested; finished features are cached.
+        Interrupted: a stop was asked for; the state is saved.
     """
     config, start = transfer.config, time.perf_counter()
     stages = find_freezable(network, transfer.images.shape)
@@ -266,7 +265,6 @@ def train_layers(
         transfer.run,
         compute=transfer.compute,
         on_progress=transfer.on_progress,
-        stop_requested=transfer.stop_requested,
         resume=resume,
         before=before,
         planned_bytes=transfer.planned_bytes,
@@ -283,7 +281,7 @@ def _compute(transfer: Transfer, frozen: nn.Module) -> _Features:
 
     def extract(indices: NDArray[np.int64], augment: tuple[str, ...] = (), copy: int = 0) -> Floats:
         cache_key = features_cache_key(key, indices, *((augment, config.seed, copy) if augment else ()))
-        values = extract_features(
+        return extract_features(
             forward,
             images.images,
             indices,
@@ -293,14 +291,7 @@ def _compute(transfer: Transfer, frozen: nn.Module) -> _Features:
             batch_size=batch_size,
             cache_key=cache_key,
             on_progress=transfer.on_progress,
-            stop_requested=transfer.stop_requested,
         )
-        if values is None:
-            raise Interrupted(
-                "stopped while computing features; finished ones are cached. "
-                f"Continue with: convscope train --resume {transfer.run}"
-            )
-        return values
 
     used = _used(transfer.splits)
     rows = np.zeros(len(images), np.int64)
