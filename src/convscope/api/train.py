@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Unpack
 
-from convscope.progress import OnProgress, ignore_progress
+from convscope.progress import OnProgress, Progress, ignore_progress
 from convscope.results.run import RunResult
-from convscope.run.configure import Options, make_config, takes_options
+from convscope.run.configure import Options, choose_network, make_config, takes_options
 from convscope.run.start import resume_run, run_config
 
 
@@ -23,14 +23,20 @@ def train(
 
     Args:
         data: a data set's name, or the path of a folder, archive or CSV.
-        model: see `convscope.list_models`; None is `auto`, or the stack that is given.
+        model: see `convscope.list_models`; None is the stack that is given, or `auto`: on colour photos the head of
+            `efficientnet_lite0` is fitted, and with `pretrained=False` our own network is trained.
         out: run folder to create; None makes a new one in runs/.
         report: write report.html.
 
     Raises:
         ConvscopeError: see errors.py; nothing half-written stays behind when the data or options are refused.
     """
-    return run_config(make_config(data, model, **options), out=out, report=report, on_progress=on_progress)
+    config = make_config(data, model, **options)
+    if config.model.name == "auto":
+        config, line = choose_network(config, options)
+        if line:
+            on_progress(Progress(line, 0, None))
+    return run_config(config, out=out, report=report, on_progress=on_progress)
 
 
 def resume(

@@ -1,7 +1,7 @@
 """The configuration of a run, made from options by name, and the command line that gives it."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict, TypeVar, Unpack, get_type_hints
 
@@ -27,13 +27,20 @@ from convscope.config import (
     options,
 )
 from convscope.data.load import DATASETS
+from convscope.data.photos import are_colour_photos
 from convscope.errors import command, unknown_name
 from convscope.models import find_model, published_preprocessing
 from convscope.models.stack.notation import parse_stack
+from convscope.models.zoo.weights import EMBEDDED
 from convscope.sizes import parse_bytes
 
 NAMED = ("epochs", "batch_size", "lr", "optimizer", "schedule", "seed", "split_seed")
 """Options that the command of a run always names, because a later version may change their defaults."""
+FROM_SCRATCH = {
+    *("epochs", "batch_size", "lr", "optimizer", "momentum", "beta2", "weight_decay", "schedule", "accumulate"),
+    *("label_smoothing", "normalize", "normalize_by", "whiten", "patience"),
+}
+"""Options that say how all layers are trained; a frozen network has no use for them."""
 AUTO = "auto"
 """The batch size that lets the planner choose one."""
 
@@ -142,6 +149,26 @@ def make_config(source: str | Path, model: str | None = None, **given: Unpack[Op
         training = dict(spec.train) | training
     values_of = {"data": data | {"source": data_source(str(source))}, "train": training, "compute": compute}
     return RunConfig(model=model_config, **{name: CONFIGS[name](**values) for name, values in values_of.items()})
+
+
+def choose_network(config: RunConfig, given: Mapping[str, Any]) -> tuple[RunConfig, str]:
+    """Return the configuration to train where no network is named, and a line about it, "" where it stays as it is.
+
+    On colour photos the head of the embedded network, trained on ImageNet, is fitted: it takes less time than training
+    our own network and makes a fraction of its mistakes. Options of training from random weights ask for that.
+
+    Args:
+        given: the options of `make_config`.
+    """
+    asked = {name for name, value in given.items() if value is not None}
+    if {"stack", "pretrained", "weights", "freeze"} & asked or not are_colour_photos(config.data):
+        return config, ""
+    scratch = sorted(asked & FROM_SCRATCH) if given.get("unfreeze_at") is None else []
+    if scratch:
+        better = f"--model {EMBEDDED} --pretrained"
+        return config, f"colour photos, from random weights as {flag_of(scratch[0])} asks; better: {better}"
+    chosen = make_config(config.data.source, EMBEDDED, **{**given, "pretrained": True})
+    return chosen, f"colour photos: the head of {EMBEDDED} is fitted; --no-pretrained trains from random weights"
 
 
 def command_of(config: RunConfig) -> str:
