@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 import re
 import shlex
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,11 @@ from convscope.cli import build_app
 from convscope.cli.options import parse_options
 from convscope.config import DataConfig, RunConfig, TrainConfig, options
 from convscope.models import MODELS
+from convscope.pages.section import RecordedRun
+from convscope.pages.sections import SECTIONS
 from convscope.run.configure import command_of
 from convscope.writeups.recipes import RECIPES
+from tests.support import run_convscope, write_folder
 
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "image_size": st.integers(200, 300),
@@ -151,3 +155,87 @@ def test_a_verb_that_reads_images_takes_the_options_that_the_reader_names(verb: 
     reader = [text for path in SOURCES if path.parent.name == "decode" for _, text in texts(path)]
     named = {flag for text in reader for flag in OURS.findall(text)}
     assert {"--max-pixels", "--allow-truncated"} <= named <= FLAGS[verb]
+
+
+# ---------------------------------------------------------------- what messages advise, done
+
+
+WORD = r"(?:'[^']*'|\"[^\"]*\"|[^\s'\";`])+"
+COMMAND = re.compile(rf"`(convscope [^`]+)`|: (convscope(?: {WORD})+)")
+
+
+def advised(text: str) -> list[str]:
+    """Return the command lines in a message: in backticks, or after a colon to the end of the clause."""
+    found = [quoted or plain for quoted, plain in COMMAND.findall(text)]
+    return [command.rstrip(".)") for command in dict.fromkeys(found)]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a data set and a finished run of it, in paths that a shell would take apart."""
+    here = tmp_path_factory.mktemp("it's here")
+    write_folder(here / "my data")
+    convscope.train(here / "my data", model="mlp", epochs=1, batch_size=32, out=here / "a run")
+    return here
+
+
+def without(name: str, *others: str) -> Callable[[Path], None]:
+    def remove(here: Path) -> None:
+        for each in (name, *others):
+            (here / "a run" / each).unlink()
+
+    return remove
+
+
+def move_images(here: Path) -> None:
+    (here / "my data" / "class 0" / "0.png").rename(here / "my data" / "class 1" / "again.png")
+
+
+def drop_folders(here: Path) -> None:
+    (here / "loose").mkdir()
+    for path in (here / "my data" / "class 0").iterdir():
+        path.rename(here / "loose" / path.name)
+    (here / "my data" / "class 0").rmdir()
+
+
+ADVICE: dict[str, tuple[Callable[[Path], object], str, str]] = {
+    "no model file": (without("model.onnx", "certificate.json"), "predict {run} {data}", "convscope export"),
+    "unfinished": (without("results.json"), "compare {run} {run}", "convscope train --resume"),
+    "changed data": (move_images, "inspect {run}", "convscope evaluate"),
+    "images without labels": (drop_folders, "evaluate {run} {here}/loose", "convscope predict"),
+    "its own images": (lambda here: None, "evaluate {run} {data}", "convscope evaluate"),
+    "a run as data": (lambda here: None, "train {run}", "convscope train --resume"),
+    "no run": (lambda here: None, "report {here}/none", "convscope runs"),
+    "no data": (lambda here: None, "train {here}/none.zip", "convscope data list"),
+    "no network": (lambda here: None, "train {data} --model resnet", "convscope models"),
+}
+"""Situation -> how it comes about, the command that meets it, and the beginning of what is advised."""
+
+
+@pytest.mark.parametrize("situation", ADVICE)
+def test_what_a_message_advises_is_done_as_printed(
+    situation: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = Path(shutil.copytree(trained, tmp_path / "it's here"))
+    recorded = here / "a run" / "run.json"
+    recorded.write_text(recorded.read_text("utf-8").replace(str(trained), str(here)), "utf-8")
+    make, met, beginning = ADVICE[situation]
+    make(here)
+    words = [word.format(here=here, run=here / "a run", data=here / "my data") for word in met.split()]
+    _, out, err = run_convscope(capsys, *words)
+    commands = [command for command in advised(out + err) if command.startswith(beginning)]
+    assert commands, out + err
+    monkeypatch.chdir(here)
+    for command in commands:
+        assert run_convscope(capsys, *shlex.split(command)[1:])[0] == 0, command
+
+
+def test_the_commands_of_a_report_run_as_printed(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RecordedRun(trained / "a run")
+    commands = [command for name in SECTIONS if (command := SECTIONS[name](run).command)]
+    assert len(commands) == 2
+    monkeypatch.chdir(tmp_path)
+    for command in commands:
+        assert run_convscope(capsys, *shlex.split(command)[1:])[0] == 0, command

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from convscope.config import MAX_PIXELS
 from convscope.device import process_unchanged
-from convscope.errors import UsageError, WeightsError, unknown_name
+from convscope.errors import UsageError, WeightsError, command, unknown_name
 from convscope.progress import OnProgress, ignore_progress
 from convscope.results.run import RunResult
 from convscope.run.configure import data_source
@@ -75,9 +75,11 @@ def recipe(
         result = run_config(config, out=out, report=report, on_progress=on_progress)
     except WeightsError as error:
         offline = f"{name.partition('-')[0]}-ours"
-        if weights is not None or offline == name:
+        if weights is not None or offline == name or offline not in RECIPES:
             raise
-        raise WeightsError(f"{error}; the recipe that stands for it without: convscope recipe {offline}") from error
+        own = () if data is None else ("--data", data)
+        instead = command("recipe", offline, *own)
+        raise WeightsError(f"{error}; the recipe that stands for it without: {instead}") from error
     train_images = sum(read_start(Path(result.run))["data"]["class_counts"]["train"])
     notes = [f"shortened: {what}" for what in shortened(RECIPES[name], config, train_images)]
     return replace(result, notes=(*result.notes, *notes))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convscope.config import STACK, RunConfig, config_to_json
-from convscope.errors import RunError
+from convscope.errors import RunError, command
 from convscope.storage.files import read_csv, read_json
 from convscope.storage.run_folder import read_config
 from convscope.storage.schemas import damaged
@@ -66,7 +66,7 @@ def load_finished_run(folder: Path) -> FinishedRun:
     """
     config = read_config(folder)
     if not (folder / "results.json").exists():
-        raise RunError(f"{folder} is not finished; finish it with: convscope train --resume {folder}")
+        raise RunError(f"{folder} is not finished; finish it with: {command('train', '--resume', folder)}")
     rows = read_csv(folder / "predictions.csv")
     if not rows:
         raise damaged(f"{folder / 'predictions.csv'} has no rows")
@@ -102,7 +102,7 @@ def check_comparable(runs: Sequence[FinishedRun]) -> None:
             raise RunError(
                 f"{first.folder} and {run.folder} were measured on different images ({len(first.images)} of the "
                 f"{first.results['split']} split, {len(run.images)} of the {run.results['split']} split); measure the "
-                f"second again: convscope evaluate {run.folder}"
+                f"second again: {command('evaluate', run.folder)}"
             )
         identity = json.dumps([network_key(run.config), run.config.train.seed])
         if identity in identities:

@@ -1,6 +1,5 @@
 """The table of named data sets, and loading of a named or the user's own data set."""
 
-import shlex
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -15,7 +14,7 @@ from convscope.data.decode.resize import resize_image, resizing_of
 from convscope.data.names import is_written, missing_path
 from convscope.data.sources.build import Limit, build_dataset
 from convscope.data.sources.image_files import open_image_files
-from convscope.errors import UsageError, unknown_name
+from convscope.errors import UsageError, command, unknown_name
 from convscope.progress import OnProgress, ignore_progress
 from convscope.seeds import permutation
 
@@ -93,9 +92,7 @@ def existing_path(source: str) -> Path:
     """Return the path of a folder, archive or CSV; raises UsageError if there is none, or if convscope wrote it."""
     path = Path(source)
     if path.is_dir() and is_written([each.name for each in path.iterdir()]):
-        further = (
-            f"; `convscope train --resume {shlex.quote(source)}` goes on with a run" * (path / "run.json").is_file()
-        )
+        further = f"; to go on with the run: {command('train', '--resume', source)}" * (path / "run.json").is_file()
         raise UsageError(f"{source} is a folder that convscope wrote, not data; give the folder of images{further}")
     if path.is_dir() or path.is_file():
         return path

@@ -18,7 +18,7 @@ from convscope.inference.card import ModelCard, UnknownRule
 from convscope.inference.certificate import IMAGES, compare
 from convscope.inference.engine import Engine
 from convscope.inference.export import to_onnx
-from convscope.inference.session import MODEL_FILE, start_session
+from convscope.inference.session import CERTIFICATE_FILE, MODEL_FILE, start_session
 from convscope.inference.unknown import COSINE, SCORES, Choice, ClassMeans
 from convscope.models import build_model, find_model
 from convscope.models.saved import SavedModel, load_model
@@ -30,7 +30,6 @@ from convscope.storage.files import read_array, read_json, write_array, write_by
 from convscope.storage.run_folder import read_config
 from convscope.storage.schemas import damaged
 
-CERTIFICATE_FILE = "certificate.json"
 CLASS_MEANS_FILE = "class_means.npy"
 """Mean direction of each class, which `unknown` needs; kept so that the model file can be written again."""
 
@@ -74,7 +73,7 @@ def write_certified(
     contents = read_members(Path(data.source), {images.ids[i] for i in compared}) if Path(data.source).exists() else {}
     try:
         if too_large:
-            raise ExportError("it needs more memory than the limit; `convscope export RUN` writes it later")
+            raise ExportError("it needs more memory than the limit; `export` writes it without one")
         content = to_onnx(saved, card, class_means)
         write_bytes(run / MODEL_FILE, content)
         engine = Engine(card, start_session(content, threads=1))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from convscope.cpu import available_processors
-from convscope.errors import RunError
+from convscope.errors import RunError, command
 from convscope.inference.graph import check_graph
 from convscope.storage.files import open_regular
 
@@ -15,6 +15,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime  # noqa: E402
 
 MODEL_FILE = "model.onnx"
+CERTIFICATE_FILE = "certificate.json"
 
 Session: TypeAlias = onnxruntime.InferenceSession
 
@@ -43,7 +44,7 @@ def load_session(path: Path, *, threads: int, is_sealed: bool = False) -> Sessio
         RunError: the file does not exist, or is not a graph that can be trusted to end.
     """
     if not path.is_file():
-        raise RunError(f"{path} does not exist; write it with: convscope export {path.parent} --to onnx")
+        raise RunError(f"{path} does not exist{_way_to_write(path.parent)}")
     try:
         with open_regular(path) as file:
             content = file.read()
@@ -56,6 +57,20 @@ def load_session(path: Path, *, threads: int, is_sealed: bool = False) -> Sessio
 
         reason = printable(" ".join(str(error).split()))[:200]
         raise RunError(f"{path} cannot be read as a model file ({reason}); export the run again") from error
+
+
+def _way_to_write(run: Path) -> str:
+    """Return how the model file of a run folder comes to be, or why it has none."""
+    from convscope.storage.files import read_json
+
+    certificate = read_json(run / CERTIFICATE_FILE) if (run / CERTIFICATE_FILE).is_file() else {"failed": None}
+    if certificate["failed"] is not None:
+        return f": {certificate['failed']}"
+    if (run / "model.json").is_file():
+        return f"; write it with: {command('export', run, '--to', 'onnx')}"
+    if (run / "run.json").is_file():
+        return f": the run is not finished; finish it with: {command('train', '--resume', run)}"
+    return f"; {run} is not a run folder: `convscope runs` lists those in runs"
 
 
 def start_session(content: bytes, *, threads: int) -> Session:

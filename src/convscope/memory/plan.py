@@ -193,7 +193,7 @@ def _why(inputs: PlanInputs, plan: Plan) -> str:
     if after.evaluation_batch_size is not None:
         changes.append(f"evaluation uses batches of {after.evaluation_batch_size}")
     if not plan.model_file:
-        changes.append("model.onnx is not written (`convscope export RUN` writes it later)")
+        changes.append("model.onnx is not written (`export` writes it later)")
     peak, limit = size_text(max(plan.stages.values())), size_text(plan.limit_bytes)
     return f"{peak} of {limit} predicted; {', '.join(changes) or 'no change was needed'}"
 

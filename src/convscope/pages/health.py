@@ -35,7 +35,7 @@ def draw_health(health: Health) -> bytes:
         {name: compute(health) for name, compute in HEALTH_SECTIONS.items()},
         title=f"Health of {health.name}",
         headline=f"{count_text(health.found)} found: {counts}",
-        origin=f"convscope {__version__}, convscope data check",
+        origin=f"convscope {__version__}, convscope check",
     )
 
 

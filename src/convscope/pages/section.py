@@ -34,7 +34,7 @@ class RecordedRun:
         def rows(name: str) -> tuple[Row, ...] | None:
             return tuple(read_csv(run / name)) if (run / name).exists() else None
 
-        self.name = run.resolve().name
+        self.folder, self.name = run, run.resolve().name
         self.facts = read_start(run)
         self.history = read_history(run)
         self.labels = {row["image"]: row["label"] for row in rows("split.csv") or ()}

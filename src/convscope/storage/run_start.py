@@ -23,7 +23,7 @@ def read_start(run: Path) -> dict[str, Any]:
         found = "convscope 0.1 wrote it before schema 2" if schema is None else f"it has schema {schema!r}"
         raise RunError(
             f"{run} cannot be read: {found}, expected schema {RUN_SCHEMA}; train again into a new folder "
-            "(convscope train DATA --out DIR), or use the convscope version that wrote it"
+            "(--out), or use the convscope version that wrote it"
         )
     record: dict[str, Any] = check_record(run / "run.json", start)
     return record

@@ -256,7 +256,7 @@ def _halve_micro_batches(session: Session, window: list[_Batch], reason: str) ->
         raise TrainingError(
             f"memory ran out at step {state.step + 1} (epoch {state.epoch}) with {images} in the network: "
             f"{reason}. Use a smaller --image-size or --model, or free memory and continue with: "
-            f"convscope train --resume {session.run}"
+            f"{command('train', '--resume', session.run)}"
         )
     session.optimizer.zero_grad()
     session.group_weight = 0.0

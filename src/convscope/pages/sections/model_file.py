@@ -1,8 +1,10 @@
 """The model file: whether its predictions equal the network's, and when it answers `unknown`."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from convscope.errors import command
 from convscope.pages.section import LeftOut, RecordedRun, evaluated, titled
 from convscope.pages.text import count_text, decimal_text, percent_text
 from convscope.results.panels import Table
@@ -18,13 +20,21 @@ RULES = {
 """Score of a rule -> its description."""
 
 
+def _command(run: RecordedRun) -> str:
+    """Return a command line that classifies an image of the run's own; "" where its data are not files."""
+    source = Path(run.facts["config"]["data"]["source"])
+    own = [source / row["image"] for row in run.predictions or ()] if source.is_dir() else [source]
+    found = next((path for path in own if path.is_file() and path.suffix != ".csv"), None)
+    return "" if found is None else command("predict", run.folder, found)
+
+
 @titled(
     "The file that predicts",
     lambda run: (
         "model.onnx classifies images without torch and includes resizing, normalization and class names: on "
         f"images of the {run.split} split its probabilities should equal those of the trained network."
     ),
-    command=lambda run: f"convscope predict {run.name} IMAGES",
+    command=_command,
 )
 def section(run: RecordedRun) -> tuple[Table, ...]:
     certificate = run.certificate
