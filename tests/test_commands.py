@@ -57,7 +57,7 @@ def values_of(name: str) -> st.SearchStrategy[Any]:
         return VALUES[name]
     if each.choices:
         return st.sampled_from(each.choices)
-    return st.booleans() if bool in each.kinds else st.integers(1, 10**4) if int in each.kinds else st.just("cpu")
+    return st.booleans() if bool in each.kinds else st.integers(1, 1000) if int in each.kinds else st.just("cpu")
 
 
 some_options = st.fixed_dictionaries({}, optional={n: values_of(n) for n in options() if n not in LEFT_OUT})

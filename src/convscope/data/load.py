@@ -1,5 +1,6 @@
 """The table of named data sets, and loading of a named or the user's own data set."""
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -91,7 +92,10 @@ def same_name_notes(source: str) -> list[str]:
 def existing_path(source: str) -> Path:
     """Return the path of a folder, archive or CSV; raises UsageError if there is none, or if convscope wrote it."""
     path = Path(source)
-    if path.is_dir() and is_written([each.name for each in path.iterdir()]):
+    names: list[str] = []
+    with suppress(OSError):  # whoever reads the folder says why it cannot be read
+        names = [each.name for each in path.iterdir()]
+    if is_written(names):
         further = f"; to go on with the run: {command('train', '--resume', source)}" * (path / "run.json").is_file()
         raise UsageError(f"{source} is a folder that convscope wrote, not data; give the folder of images{further}")
     if path.is_dir() or path.is_file():
