@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import shlex
 import shutil
 import signal
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -55,7 +57,7 @@ class Stop:
     """A stop and what came of it.
 
     Args:
-        after_seconds: from the start of the command to the signal.
+        after_seconds: from the start of the command, when it hears signals, to this one.
         seconds: from the signal to the end of the process.
         goes_on: the last line on stderr says how.
         children: processes that were left.
@@ -87,9 +89,16 @@ def run_command(words: Sequence[str], errors: str) -> None:
 
 
 def start(words: Sequence[str], errors: Path) -> BaseProcess:
-    """Start a command as a process."""
+    """Start a command as a process and return when it hears signals, which no program does from its very beginning."""
     process = FORKS.Process(target=run_command, args=(list(words), str(errors)))
     process.start()
+    status = Path(f"/proc/{process.pid}/status")
+    while process.is_alive():
+        with suppress(OSError):  # it has ended meanwhile
+            caught = int(re.search(r"SigCgt:\s*([0-9a-f]+)", status.read_text())[1], 16)
+            if caught >> (signal.SIGTERM - 1) & 1:
+                break
+        process.join(0.001)
     return process
 
 

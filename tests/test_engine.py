@@ -23,8 +23,8 @@ from convscope.data.batches import Preprocessing
 from convscope.data.decode.resize import Resizing, resize_image
 from convscope.data.load import load_images
 from convscope.errors import ExportError, RunError, UsageError
-from convscope.inference.card import ModelCard, card_from_json, card_to_json
-from convscope.inference.engine import Engine, load_engine
+from convscope.inference.card import ModelCard, UnknownRule, card_from_json, card_to_json
+from convscope.inference.engine import Engine, load_engine, prediction_of
 from convscope.inference.export import to_onnx, trace
 from convscope.inference.model_file import CLASS_MEANS_FILE
 from convscope.inference.session import start_session
@@ -359,3 +359,12 @@ def test_a_network_without_an_onnx_form_leaves_standard_output_alone(capfd: pyte
     with pytest.raises(ExportError, match="bessel_j0"):
         trace(Bessel().eval(), torch.zeros(2, 3), input_name="x", output_names=("y",))
     assert capfd.readouterr().out == ""
+
+
+def test_a_class_called_unknown_is_told_from_the_answer() -> None:
+    rule = UnknownRule(score="cosine to the nearest class", threshold=0.5, kept=0.95, n=100)
+    for names, expected in ((("cat", "unknown"), "(unknown)"), (("cat", "dog"), "unknown")):
+        card = ModelCard("made", names, Resizing(image_size=8, gray=True), rule)
+        logits = np.array([0.0, 1.0], np.float32)
+        assert prediction_of(card, "a.png", logits, 0.4, topk=2).label == expected
+        assert prediction_of(card, "a.png", logits, 0.6, topk=2).label == names[1]

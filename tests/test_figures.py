@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import unicodedata
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -241,6 +242,18 @@ def test_images_without_labels_are_sent_to_predict(
     code, _, err = run_convscope(capsys, "evaluate", run, write_folder(tmp_path / "others"))
     assert code == 1
     assert "the same classes" in " ".join(err.split())
+
+
+def test_accents_that_are_written_otherwise_are_the_same_class(tmp_path: Path) -> None:
+    """A Mac writes é as two letters in the names of folders."""
+    folders = {}
+    for form in ("NFC", "NFD"):
+        data = write_folder(tmp_path / form)
+        (data / "class 0").rename(data / unicodedata.normalize(form, "café"))
+        folders[form] = data
+    convscope.train(folders["NFC"], model="mlp", epochs=1, out=tmp_path / "run", report=False)
+    result = convscope.evaluate(tmp_path / "run", folders["NFD"])
+    assert result.accuracy.n == 90
 
 
 # ---------------------------------------------------------------- moved data

@@ -182,6 +182,18 @@ def test_features_cut_short_in_the_cache_are_computed_again(tmp_path: Path, kept
     assert cached.read_bytes() == content
 
 
+def test_a_flipped_feature_in_the_cache_is_computed_again(tmp_path: Path) -> None:
+    counter, config = Counter(), TrainConfig(freeze=True)
+    _, first = fit(new_network(), sources(counter), config, tmp_path / "a")
+    (cached,) = (tmp_path / "cache").rglob("*.npy")
+    content = bytearray(cached.read_bytes())
+    content[len(content) // 2] ^= 1
+    cached.write_bytes(content)
+    _, second = fit(new_network(), sources(counter), config, tmp_path / "b")
+    assert counter.images == 240
+    assert np.array_equal(first, second)
+
+
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file where a folder should be")
     _, logits = fit(new_network(), sources(), TrainConfig(freeze=True), tmp_path / "run")

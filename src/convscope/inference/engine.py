@@ -15,7 +15,7 @@ from convscope.errors import RunError
 from convscope.inference.card import CARD_KEY, ModelCard, card_from_json
 from convscope.inference.session import Session, load_session
 from convscope.inference.unknown import COSINE, SCORES, softmax
-from convscope.results.prediction import ImagePrediction, Skipped
+from convscope.results.prediction import UNKNOWN, ImagePrediction, Skipped
 
 BATCH_BYTES = 2**20
 """Size of a batch as float32; a larger one does not fit into a core's cache and is slower.
@@ -162,4 +162,5 @@ def prediction_of(
         path=printable(path),
         topk=tuple((card.class_names[index], float(probabilities[index])) for index in best),
         unknown=None if rule is None or similarity is None else similarity < rule.threshold,
+        unknown_label=f"({UNKNOWN})" if UNKNOWN in card.class_names else UNKNOWN,
     )

@@ -27,13 +27,15 @@ class ImagePrediction:
         path: as given, printable; for a member of a folder or archive, the path of the whole and its own.
         topk: (class name, probability) of the most probable classes, best first.
         unknown: whether the image is unlike the training images; None: the model has no threshold.
+        unknown_label: the label of such an image, which is that of no class.
     """
 
     path: str
     topk: tuple[tuple[str, float], ...]
     unknown: bool | None = None
+    unknown_label: str = UNKNOWN
 
     @property
     def label(self) -> str:
-        """Return the most probable class, or UNKNOWN."""
-        return UNKNOWN if self.unknown else self.topk[0][0]
+        """Return the most probable class, or `unknown_label`."""
+        return self.unknown_label if self.unknown else self.topk[0][0]

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,9 +70,10 @@ def load_other_data(
 
 def _with_classes_of(saved: SavedModel, images: ImageSet) -> ImageSet:
     """Return the images of classes that a network knows, labelled as it labels them, and what was left out."""
-    number_of = {name: number for number, name in enumerate(saved.class_names)}
-    labels = np.array([number_of.get(name, -1) for name in images.class_names])[images.labels]
-    unknown = [name for name in images.class_names if name not in number_of]
+    number_of = {normalize("NFC", name): number for number, name in enumerate(saved.class_names)}
+    numbers = [number_of.get(normalize("NFC", name), -1) for name in images.class_names]  # a Mac writes accents as NFD
+    labels = np.array(numbers)[images.labels]
+    unknown = [name for name, number in zip(images.class_names, numbers, strict=True) if number < 0]
     if (labels < 0).all():
         raise DataError(
             f"{images.name} has the classes {_listed(images.class_names)}; the network knows "

@@ -1,6 +1,7 @@
 """Features: the output of the frozen part for every image, computed once, cached, and used by each epoch and head."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,10 +10,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from convscope.data.batches import Preprocessing
+from convscope.data.decode.cache import checksums
 from convscope.evaluation.predict import FEATURES_BATCH, Forward
 from convscope.progress import OnProgress, Progress
 from convscope.storage.cache import cached_file, save_cached
-from convscope.storage.files import array_content
+from convscope.storage.files import Stream, array_content
+
+SEAL_BYTES = hashlib.sha256().digest_size
 
 
 def extract_features(
@@ -50,7 +54,8 @@ def extract_features(
         on_progress(Progress("computing features", start + len(values), len(indices), "images"))
     assert out is not None  # a data set has at least one image
     if cache_key is not None:
-        save_cached("features", cache_key, array_content(out))
+        content, seal = array_content(out), _seal_of(out)
+        save_cached("features", cache_key, Stream(content.num_bytes + len(seal), lambda: (*content.chunks(), seal)))
         mapped = _load(cache_key, len(indices))  # which gives its memory back
         return out if mapped is None else mapped
     return out
@@ -76,7 +81,17 @@ def _load(key: str, num_images: int) -> NDArray[np.float32] | None:
     if path is None:
         return None
     try:
-        values = np.lib.format.open_memmap(path, mode="r")
+        values = np.asarray(np.lib.format.open_memmap(path, mode="r"))
+        with path.open("rb") as file:
+            file.seek(-SEAL_BYTES, os.SEEK_END)
+            seal = file.read()
     except (OSError, ValueError):  # computed again, and the file is replaced
         return None
-    return np.asarray(values) if values.dtype == np.float32 and len(values) == num_images else None
+    as_written = values.dtype == np.float32 and len(values) == num_images and seal == _seal_of(values)
+    return values if as_written else None
+
+
+def _seal_of(values: NDArray[np.float32]) -> bytes:
+    """Return what stands behind the values in their file, and tells whether the disk kept them."""
+    sums = checksums(np.ascontiguousarray(values).reshape(-1).view(np.uint8))
+    return hashlib.sha256(repr(sums).encode()).digest()
