@@ -1,5 +1,6 @@
 """`budget`: what training a network takes, before any run: memory and time, predicted and, if asked for, measured."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -28,7 +29,7 @@ from convscope.memory.speed import measure_speed, predict_duration
 from convscope.memory.stages import PlanInputs, TracedModel
 from convscope.models import build_model, build_shapes, find_model
 from convscope.models.saved import channels_last
-from convscope.models.spec import InputShape
+from convscope.models.spec import InputShape, ModelSpec
 from convscope.models.surgery.head import freeze_all_but_head
 from convscope.results.memory import Budget, Duration, Fit, MeasuredMemory
 from convscope.run.measured_step import measure_step
@@ -80,18 +81,15 @@ def budget(
         model = STACK if stack is not None else "auto"
     config = ModelConfig(name=model, stack=stack)
     spec = None if config.stack is not None else find_model(config.name)
-    training: dict[str, Any] = {} if spec is None else dict(spec.train)
-    given = {"optimizer": optimizer, "momentum": momentum, "accumulate": accumulate, "epochs": epochs}
-    training |= {name: value for name, value in given.items() if value is not None} | {"batch_size": batch_size}
-    native = None if spec is None else spec.native_shape
-    shape = native if input_shape is None else input_shape
+    shape = spec.native_shape if input_shape is None and spec is not None else input_shape
     if shape is None:
         raise UsageError("a stack has no images of its own; name them, for example --input 3x200x300")
+    given = {"optimizer": optimizer, "momentum": momentum, "accumulate": accumulate, "epochs": epochs}
     asked = _Asked(
         model=config,
         input_shape=shape,
         num_classes=spec.native_classes if num_classes is None and spec is not None else num_classes,
-        train=TrainConfig(**training),
+        train=_train_config(spec, batch_size=batch_size, **given),
         compute=ComputeConfig(
             precision="float32" if precision is None else precision,
             checkpoint_activations=bool(checkpoint_activations),
@@ -106,6 +104,12 @@ def budget(
         asked = replace(asked, with_content=True)
         found = _predict(asked, remedies, limit_bytes)
     return replace(found, measured=asked.measure(batch_size)) if measure else found
+
+
+def _train_config(spec: ModelSpec | None, **given: Any) -> TrainConfig:  # noqa: ANN401
+    """Return the training options of a network, overridden by those that are given."""
+    network: Mapping[str, Any] = {} if spec is None else spec.train
+    return TrainConfig(**{**network, **{name: value for name, value in given.items() if value is not None}})
 
 
 @dataclass(frozen=True)

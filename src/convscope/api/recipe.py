@@ -74,12 +74,18 @@ def recipe(
     try:
         result = run_config(config, out=out, report=report, on_progress=on_progress)
     except WeightsError as error:
-        offline = f"{name.partition('-')[0]}-ours"
-        if weights is not None or offline == name or offline not in RECIPES:
+        instead = _offline_command(name, data)
+        if weights is not None or instead is None:
             raise
-        own = () if data is None else ("--data", data)
-        instead = command("recipe", offline, *own)
         raise WeightsError(f"{error}; the recipe that stands for it without: {instead}") from error
     train_images = sum(read_start(Path(result.run))["data"]["class_counts"]["train"])
     notes = [f"shortened: {what}" for what in shortened(RECIPES[name], config, train_images)]
     return replace(result, notes=(*result.notes, *notes))
+
+
+def _offline_command(name: str, data: str | None) -> str | None:
+    """Return the command of the recipe that stands for another and downloads no weights; None if there is none."""
+    offline = f"{name.partition('-')[0]}-ours"
+    if offline == name or offline not in RECIPES:
+        return None
+    return command("recipe", offline, *(() if data is None else ("--data", data)))
