@@ -126,3 +126,10 @@ def test_a_process_that_dies_names_its_signal(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(TrainingError, match=r"^the process of the measured step was killed by SIGSEGV; try"):
         convscope.budget("mlp", measure=True)
     assert describe_exit(1, "Traceback\nValueError: no\n") == "ended with exit code 1: ValueError: no"
+
+
+def test_convolutions_in_three_dimensions_keep_their_order() -> None:
+    """timm's lambda layers have them."""
+    flat, deep = channels_last(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv3d(1, 2, 3))).children()
+    assert flat.weight.is_contiguous(memory_format=torch.channels_last)
+    assert deep.weight.is_contiguous()

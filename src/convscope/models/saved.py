@@ -114,4 +114,8 @@ def channels_last(model: nn.Module) -> nn.Module:
 
     All networks that compute pass here. Layers for which oneDNN is not safe in this order are computed in another way.
     """
-    return subsample_before_convolution(model).to(memory_format=torch.channels_last)
+    model = subsample_before_convolution(model)
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.ndim == 4:  # `model.to` would want this of the five axes of a Conv3d too, and fail
+            tensor.data = tensor.data.to(memory_format=torch.channels_last)
+    return model
