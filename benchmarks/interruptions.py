@@ -19,15 +19,16 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
-from harness import write_results
+from harness import RESULTS, write_results
 from PIL import Image
 
 LIMIT_SECONDS = 5.0
@@ -182,14 +183,16 @@ def make_verbs(folder: Path) -> dict[str, list[str]]:
         for number in range(150):
             pixels = rng.integers(0, 256, (300, 300, 3), np.uint8)
             Image.fromarray(pixels).save(images / name / f"{number}.jpg")
-    finish(["train", "digits", "--model", "mlp", "--epochs", "1", "--out", str(run)], folder / "errors")
+    for seed, place in enumerate((run, folder / "other")):
+        options = ["--model", "mlp", "--epochs", "1", "--seed", str(seed), "--out", str(place)]
+        finish(["train", "digits", *options], folder / "errors")
     return {
         "evaluate": ["evaluate", str(run)],
         "predict": ["predict", str(run), str(images)],
         "inspect": ["inspect", str(run)],
         "report": ["report", str(run)],
         "export": ["export", str(run), "--out", str(folder / "model.onnx")],
-        "compare, finished runs": ["compare", str(run), str(run)],
+        "compare, finished runs": ["compare", str(run), str(folder / "other")],
         "lab": ["lab", "padding", "--quick", "--out", str(folder / "lab")],
         "recipe --list": ["recipe", "--list"],
         "recipe": ["recipe", "demo", "--epochs", "2", "--out", str(folder / "recipe")],
@@ -223,23 +226,25 @@ def try_verb(words: Sequence[str], number: int, folder: Path, seed: int) -> list
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="situations and verbs to try (default: all)")
     parser.add_argument("--stops", type=int, default=20, help="of each situation")
     parser.add_argument("--stops-of-a-verb", type=int, default=4)
     asked = parser.parse_args()
-    rows, raw = [], {}
+    file = RESULTS / "interruptions.json"
+    kept = json.loads(file.read_text())["commands"] if file.exists() else {}
     with tempfile.TemporaryDirectory() as scratch:
         for seed, (name, words) in enumerate(TRAINED.items()):
-            folder = Path(scratch) / str(seed)
-            folder.mkdir()
-            stops, same = try_command(words, asked.stops, folder, seed)
-            rows.append(_row(name, stops, f"{sum(same)} of {len(same)}"))
-            raw[name] = {"command": words, "stops": [asdict(each) for each in stops], "same": same}
+            if name in (asked.names or [name]):
+                folder = Path(scratch) / str(seed)
+                folder.mkdir()
+                stops, same = try_command(words, asked.stops, folder, seed)
+                kept[name] = {"command": words, "stops": [asdict(each) for each in stops], "same": same}
         folder = Path(scratch) / "verbs"
         folder.mkdir()
         for seed, (name, words) in enumerate(make_verbs(folder).items()):
-            stops = try_verb(words, asked.stops_of_a_verb, folder, seed)
-            rows.append(_row(name, stops, "-"))
-            raw[name] = {"stops": [asdict(each) for each in stops]}
+            if name in (asked.names or [name]):
+                stops = try_verb(words, asked.stops_of_a_verb, folder, seed)
+                kept[name] = {"stops": [asdict(each) for each in stops]}
     write_results(
         "interruptions",
         "Stops at random instants: SIGTERM and Ctrl-C in turn",
@@ -247,14 +252,16 @@ def main() -> None:
         f"traceback, no process left, within {LIMIT_SECONDS:.0f} s. Then the run goes on as the line says; same: "
         "weights, history without seconds and predictions are those of a run that nobody stopped, by SHA-256.",
         ("situation", "good", "slowest, s", "same after going on"),
-        rows,
-        {"commands": raw},
+        [_row(name, **one) for name, one in kept.items()],
+        {"commands": kept},
     )
 
 
-def _row(name: str, stops: Sequence[Stop], same: str) -> list[str]:
-    slowest = f"{max(each.seconds for each in stops):.2f}" if stops else "-"
-    return [name, f"{sum(each.good for each in stops)} of {len(stops)}", slowest, same]
+def _row(name: str, stops: Sequence[Mapping[str, Any]], same: Sequence[bool] = (), command: object = None) -> list[str]:
+    found = [Stop(**each) for each in stops]
+    slowest = f"{max(each.seconds for each in found):.2f}" if found else "-"
+    agree = f"{sum(same)} of {len(same)}" if same else "-"
+    return [name, f"{sum(each.good for each in found)} of {len(found)}", slowest, agree]
 
 
 if __name__ == "__main__":
