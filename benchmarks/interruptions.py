@@ -119,7 +119,10 @@ def stop(process: BaseProcess, number: signal.Signals, after: float, errors: Pat
     assert process.pid is not None
     if process.exitcode is not None:
         return None
-    mine = psutil.Process(process.pid).children(recursive=True)
+    try:
+        mine = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return None
     began = time.monotonic()
     (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
     process.join(30)

@@ -192,7 +192,7 @@ def test_errors_say_what_cannot_be_predicted(run: Path, tmp_path: Path, capsys: 
     assert "is a web address" in err
     with pytest.raises(UsageError, match="no file or folder 'nowhere'"):
         convscope.predict(run, "nowhere")
-    with pytest.raises(RunError, match="convscope export"):
+    with pytest.raises(RunError, match="is not a run folder"):
         convscope.predict(tmp_path, tmp_path / "bad.png")
     with pytest.raises(RunError, match="cannot be read as a model file"):
         convscope.predict(tmp_path / "bad.png", tmp_path / "bad.png")

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
@@ -73,6 +73,14 @@ def facts(run: Path) -> tuple[object, ...]:
     results = read_json(run / "results.json")
     kept = {k: v for k, v in results.items() if k in ("accuracy", "loss", "confusion", "split_sha256", "best_epoch")}
     return sha(run), history, kept, (run / "predictions.csv").read_text()
+
+
+@pytest.fixture(autouse=True)
+def hears_ctrl_c() -> Iterator[None]:
+    """Hear Ctrl-C as a program in a terminal does; one that a shell starts in the background is born deaf to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module")
