@@ -129,11 +129,18 @@ def stop(process: BaseProcess, number: signal.Signals, after: float, errors: Pat
     seconds = time.monotonic() - began
     if process.exitcode == 0:
         return None  # it was done before it could hear the signal
-    left = len(psutil.wait_procs(mine, timeout=1)[1])
+    left = sum(map(_runs, psutil.wait_procs(mine, timeout=1)[1]))
     text = errors.read_text().strip()
     line = text.splitlines()[-1] if text else ""
     goes_on = any(words in line for words in ("--resume", "goes on from there", "run it again"))
     return Stop(number.name, after, seconds, process.exitcode, line, goes_on and "Traceback" not in text, left)
+
+
+def _runs(process: psutil.Process) -> bool:
+    """Return whether a process is more than an entry that nobody has collected, as in containers without an init."""
+    with suppress(psutil.NoSuchProcess):
+        return process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def facts(folder: Path) -> dict[str, str]:
