@@ -200,7 +200,7 @@ def _compared(result: RunResult) -> Iterator[tuple[str, str]]:
 
 
 def print_skipped(skipped: Sequence[Skipped], *, most: int | None = None) -> None:
-    """Print files that were skipped to stderr, at most so many, with reasons and remedies."""
+    """Print files that were skipped to stderr, at most `most` of them, with reasons and remedies."""
     if skipped:
         print_text(f"{len(skipped):,} file(s) skipped:", note=True)
         rows = [(item.file, item.reason, item.remedy) for item in skipped[:most]]

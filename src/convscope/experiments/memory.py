@@ -32,7 +32,7 @@ class Claim:
 
     Args:
         counted: what it adds up, which gives the figure; none of them counts a feature map.
-        images: it is for so many.
+        images: in the batch that it is for.
     """
 
     name: str

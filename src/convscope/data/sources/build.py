@@ -178,7 +178,7 @@ def _decode(decoder: _Decoder, entries: Iterable[Entry], total: int | None) -> d
 
 
 def _check_memory(limit: Limit, held_bytes: int, read: int, total: int | None) -> None:
-    """Raise a UsageError if so many bytes of images, or the whole process as it is now, exceed the limit."""
+    """Raise a UsageError if the images held, or the whole process as it is now, exceed the limit."""
     import psutil  # imported late, so that `predict` starts fast
 
     needed_bytes = max(limit.used_bytes + held_bytes, psutil.Process().memory_info().rss)

@@ -59,7 +59,7 @@ class FolderLayout:
         split_of: folder that holds class folders ("": the source itself) -> split of the images below ("": none).
         splits_in_classes: whether the folders in class folders are the splits.
         notes: what was read into the names of folders, one printable line each.
-        problem: why the folders cannot be meant as classes; "" if they can.
+        problem: why the folders are not classes; "" if they are.
     """
 
     split_of: Mapping[str, str]
