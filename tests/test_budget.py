@@ -287,6 +287,15 @@ def test_rules_know_all_that_an_operation_allocates(order: torch.memory_format) 
             (pooled, x, [2, 2], [2, 2], [0, 0], [1, 1], False, places),
         ),
         (aten.avg_pool2d.default, (x, [2, 2], [2, 2])),
+        *(
+            (
+                aten.convolution_backward.default,
+                (x, x, weight, None, [1, 1], [side // 2] * 2, [1, 1], False, [0, 0], groups, [True, True, False]),
+            )
+            for side, groups in ((3, 16), (5, 16), (7, 16), (3, 8), (5, 4), (3, 2))
+            for weight in (torch.rand(16, 16 // groups, side, side).contiguous(memory_format=order),)
+            if order == torch.channels_last  # as in all networks
+        ),
     )
     for operation, arguments in operations:
         measured = allocator_growth(partial(operation, *arguments))
