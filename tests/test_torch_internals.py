@@ -16,6 +16,7 @@ from convscope.memory.kernels import RESULTS, WORKSPACE, aten
 from convscope.torch_internals import (
     OperationMode,
     allocation_sizes,
+    attention_of_cpu,
     changes_operand,
     fused_adam,
     fused_adamw,
@@ -145,7 +146,9 @@ def check_kernels() -> None:
         "dilation",
         "transposed",
     ]
-    assert names[aten.convolution_backward.default][:3] == ["grad_output", "input", "weight"]
+    backward = names[aten.convolution_backward.default]
+    assert backward[:6] == ["grad_output", "input", "weight", "bias_sizes", "stride", "padding"]
+    assert backward[9] == "groups"
     assert names[aten.native_batch_norm.default][5] == "training"
     assert names[aten.native_batch_norm_backward.default][:2] == ["grad_out", "input"]
     assert names[aten.native_batch_norm_backward.default][-1] == "output_mask"
@@ -153,6 +156,32 @@ def check_kernels() -> None:
         assert names[func][:2] == ["grad_output", "self"]
     assert names[aten.native_layer_norm_backward.default][:2] == ["grad_out", "input"]
     assert names[aten.hardtanh_backward.default][0] == "grad_output"
+
+
+def check_attention_of_cpu() -> None:
+    """The same operations in the same order as on the CPU, forward and backward; afterwards torch's own again."""
+
+    def operations(device: str, dropout: float, bias: bool) -> list[str]:
+        seen: list[str] = []
+
+        class Noting(OperationMode):  # type: ignore[no-untyped-call]
+            def run(self, func, args, kwargs):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+                seen.append(func.name())
+                return func(*args, **kwargs)
+
+        query, key, value = (torch.rand(2, 3, 50, 16, device=device, requires_grad=True) for _ in range(3))
+        mask = torch.zeros(50, 50, device=device) if bias else None
+        with Noting():  # type: ignore[no-untyped-call]
+            torch.autograd.backward(F.scaled_dot_product_attention(query, key, value, mask, dropout).sum())
+        return seen
+
+    fused = "aten::_scaled_dot_product_flash_attention_for_cpu"
+    for dropout, bias in ((0.0, False), (0.0, True), (0.1, False)):
+        on_cpu = operations("cpu", dropout, bias)
+        with attention_of_cpu():
+            assert operations("meta", dropout, bias) == on_cpu
+        assert (fused in on_cpu) == (dropout == 0)
+        assert fused not in operations("meta", dropout, bias)
 
 
 CHECKS: dict[str, Callable[[], None]] = {
@@ -168,6 +197,7 @@ CHECKS: dict[str, Callable[[], None]] = {
     "torch.cpu._is_*_supported": check_bfloat16,
     "profile.kineto_results": check_kineto_results,
     "torch.ops.aten": check_kernels,
+    "torch._fused_sdp_choice": check_attention_of_cpu,
     "torch._C._jit_onnx_log": check_silent_exporter,
 }
 

@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.nn.attention import SDPBackend
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 fused_sgd, fused_adam, fused_adamw = torch._fused_sgd_, torch._fused_adam_, torch._fused_adamw_
 """Optimizer steps over lists of tensors, in place. torch.optim calls them too, but imports torch's compiler first."""
@@ -80,6 +81,53 @@ def _mark_as_not_compiled(fn: Any = None, recursive: bool = True, **options: obj
 
 def _is_compile_supported(device_type: str) -> bool:
     return bool(import_module(f"{COMPILER}.utils").is_compile_supported(device_type))
+
+
+@contextmanager
+def attention_of_cpu() -> Iterator[None]:
+    """Let attention on the meta device consist of the operations that it consists of on a CPU.
+
+    There it is one fused operation wherever that is supported, which keeps no matrix of tokens by tokens for the
+    backward pass; on the meta device torch always shows the products that it stands for.
+    """
+    library: Any = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
+    library.impl("scaled_dot_product_attention", _attend, "AutogradMeta")
+    try:
+        yield
+    finally:
+        library._destroy()
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    aten, how = torch.ops.aten, {"scale": scale, "enable_gqa": enable_gqa}
+    choice: Any = torch._fused_sdp_choice
+    with _disable_current_modes():
+        on_cpu = [None if each is None else _without_content(each) for each in (query, key, value, attn_mask)]
+        fused = choice(*on_cpu, dropout_p, is_causal, **how) == SDPBackend.FLASH_ATTENTION.value
+    results: tuple[Tensor, ...]
+    if fused:
+        operator = aten._scaled_dot_product_flash_attention_for_cpu
+        results = operator(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)
+    else:
+        operator = aten._scaled_dot_product_attention_math
+        results = operator(query, key, value, attn_mask, dropout_p, is_causal, None, **how)
+    return results[0]
+
+
+def _without_content(tensor: Tensor) -> Tensor:
+    """Return a tensor on the CPU that takes up addresses but no memory, as nothing is written to it."""
+    empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
+    return empty.requires_grad_(tensor.requires_grad)
 
 
 def run_backward(loss: Tensor) -> None:

@@ -48,25 +48,20 @@ def _convolution_bytes(x: Tensor, weight: Tensor, *rest: Any) -> int:  # noqa: A
 
 
 def _convolution_backward_bytes(gradient: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> int:  # noqa: ANN401
-    """Return the size of oneDNN's copies; it adds up gradients of the weights in its own order and copies them back."""
-    groups = rest[6]
-    own = weight.nbytes if groups == 1 else _blocked_bytes(weight, groups)
-    return own + weight.nbytes + _convolution_copies(x, weight, x, gradient)
-
-
-def _blocked_bytes(weight: Tensor, groups: int) -> int:
-    """Return the size of a grouped convolution's weights in oneDNN's order: blocks of the processor's vector length.
+    """Return the size of oneDNN's copies; it adds up gradients of the weights in its own order and copies them back.
 
     The channels of each group are filled up to whole blocks, so that a depthwise kernel takes 256 times its size with
-    AVX-512. Only those of up to 3x3 have a layout of their own.
+    AVX-512; only small ones on large enough images have a layout of their own.
     """
+    _, strides, paddings, _, _, _, groups, _ = rest
     outputs, inputs, *kernel = weight.shape
-    outputs //= groups
-    if outputs == inputs == 1 and max(kernel) <= 3:
-        return weight.nbytes
+    least = [side + -padding % stride for side, padding, stride in zip(kernel, paddings, strides, strict=True)]
+    depthwise = outputs == groups and inputs == 1 and max(kernel) <= 3
+    own_layout = depthwise and all(side >= each for side, each in zip(x.shape[2:], least, strict=True))
     block = 16 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 8
-    filled = math.ceil(outputs / block) * math.ceil(inputs / block) * block**2
-    return groups * filled * math.prod(kernel) * weight.itemsize
+    filled = groups * math.ceil(outputs / groups / block) * math.ceil(inputs / block) * block**2 * math.prod(kernel)
+    own_bytes = weight.nbytes if groups == 1 or own_layout else filled * weight.itemsize
+    return own_bytes + weight.nbytes + _convolution_copies(x, weight, x, gradient)
 
 
 def _batch_norm_backward_bytes(gradient: Tensor, x: Tensor, *rest: Any) -> int:  # noqa: ANN401

@@ -10,14 +10,14 @@ import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from convscope.memory.kernels import RESULTS, WORKSPACE
 from convscope.memory.speed import Work, work_of
-from convscope.torch_internals import OperationMode, without_compiler
+from convscope.torch_internals import OperationMode, attention_of_cpu, without_compiler
 
 OUTSIDE = "(network)"
 """The owner of what is allocated outside all layers: loss, gradients and images."""
@@ -52,7 +52,19 @@ class Allocations(OperationMode):  # type: ignore[no-untyped-call]
         self.result_bytes = 0
         self._known: dict[int, tuple[int, weakref.ref[Any]]] = {}
         self._running = [OUTSIDE]
+        self._attention = ExitStack()
         self._given: set[int] = {id(tensor.untyped_storage()) for tensor in given}
+
+    def __enter__(self) -> Self:
+        """Begin to record."""
+        self._attention.enter_context(attention_of_cpu())
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Stop recording; it can begin again."""
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self._attention.close()
 
     def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
         """Run one operation and record what it allocates."""
