@@ -110,6 +110,11 @@ def test_layouts(tmp_path: Path, files: list[str], class_names: tuple[str, ...],
         pytest.param(
             ["train/a/1", "train/b/1", "val/A/1"], "validation split .* train split lacks: A", id="validation"
         ),
+        pytest.param(
+            ["train/caf\u00e9/1", "train/b/1", "test/cafe\u0301/1"],
+            r"rename .*; 'cafe\\u0301' and 'caf\\xe9' look the same",
+            id="test-from-a-mac",
+        ),
     ],
 )
 def test_an_untrainable_folder_is_an_error_that_shows_the_layout(

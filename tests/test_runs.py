@@ -219,6 +219,19 @@ def test_a_place_that_cannot_exist_is_refused_by_name(tmp_path: Path) -> None:
         create_run_folder(tmp_path / "file" / "run", default_name="x")
 
 
+@pytest.mark.parametrize("command", ["train mnist5k --out", "compare mnist5k --models mlp,cnn --out", "evaluate"])
+def test_a_path_that_no_file_could_name_is_refused_before_any_work(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / os.fsdecode(b"p\xff")
+    if command == "evaluate":
+        run.mkdir()
+        (run / "run.json").write_text("{}")
+    code, out, err = run_convscope(capsys, *command.split(), run)
+    assert (code, out) == (1, "")
+    assert err == f"error: {tmp_path}/p\\udcff is not text that UTF-8 can hold; choose another path\n"
+
+
 def test_json_refuses_nan(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a.json", {"loss": float("nan")})

@@ -304,11 +304,20 @@ def file_name(name: str) -> str:
 
 def create_folder(folder: Path) -> None:
     """Create a folder for runs and what is made from them, unless it exists; raises RunError if it cannot."""
+    check_text(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise write_error(folder, 0, error) from error
     write_bytes(folder / ".gitignore", b"*\n")  # a run inside a checkout is not source code
+
+
+def check_text(folder: Path) -> None:
+    """Refuse, as a RunError, a folder whose path the files in it could not name."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise RunError(f"{printable(str(folder))} is not text that UTF-8 can hold; choose another path") from None
 
 
 def content_bytes(content: Content) -> int:

@@ -17,6 +17,7 @@ from convscope.errors import RunError, RunLocked, UsageError
 from convscope.results.run import EpochRecord
 from convscope.schema import checked
 from convscope.storage.files import (
+    check_text,
     create_folder,
     file_name,
     parse_json,
@@ -67,6 +68,7 @@ def check_out(run: Path) -> None:
         RunLocked: another process is writing a run there.
         RunError: it holds a run or other files, or cannot be written.
     """
+    check_text(run)
     if run.is_dir() and (run / ".lock").exists():
         with locked(run):
             pass

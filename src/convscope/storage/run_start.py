@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from convscope.errors import RunError
-from convscope.storage.files import read_unchecked_json
+from convscope.storage.files import check_text, read_unchecked_json
 from convscope.storage.schemas import check_record
 
 RUN_SCHEMA = 2
@@ -17,6 +17,7 @@ def read_start(run: Path) -> dict[str, Any]:
     Raises:
         RunError: there is none, another version of convscope wrote it, or it holds what it cannot.
     """
+    check_text(run)
     start = read_unchecked_json(run / "run.json")
     schema = start.get("schema") if isinstance(start, dict) else None
     if schema != RUN_SCHEMA:

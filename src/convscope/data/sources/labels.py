@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from convscope.data.names import first_names, printable
+from convscope.data.names import SHOWN_NAMES, first_names, printable
 from convscope.data.sources.layout import SPLIT_OF_WORD, find_layout
 from convscope.errors import DataError, NoLabels
 from convscope.results.prediction import Skipped
@@ -151,18 +151,29 @@ def _split_notes(name: str, counts: Mapping[Label, int]) -> list[str]:
             raise DataError(
                 f"{name}: the {split} split has classes that the train split lacks: "
                 f"{first_names(sorted(classes - trained))} (train has {first_names(sorted(trained))}); "
-                "rename or remove these classes"
+                f"rename or remove these classes{_alike_hint(classes - trained, trained)}"
             )
         if trained - classes:
             notes.append(f"the {split} split has no image of {first_names(sorted(trained - classes))}")
     return notes
 
 
+def _alike_hint(names: Collection[str], others: Collection[str]) -> str:
+    """Return the names that look like one of the others, as their characters tell them apart."""
+    look_of = {other: _look(other) for other in others}
+    pairs = [(name, other) for name in sorted(names) for other in look_of if _look(name) == look_of[other]]
+    return "".join(f"; {name!a} and {other!a} look the same" for name, other in pairs[:SHOWN_NAMES])
+
+
+def _look(class_name: str) -> str:
+    return unicodedata.normalize("NFC", class_name).casefold()
+
+
 def _similar_names(class_names: Sequence[str]) -> list[str]:
     """Return a note for class names that look the same."""
     similar: dict[str, list[str]] = defaultdict(list)
     for class_name in class_names:
-        similar[unicodedata.normalize("NFC", class_name).casefold()].append(class_name)
+        similar[_look(class_name)].append(class_name)
     return [
         f"class names {' and '.join(map(ascii, names))} differ only in capitals or Unicode form and are kept apart"
         for names in similar.values()
